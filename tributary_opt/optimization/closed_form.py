@@ -1,0 +1,725 @@
+"""Batched closed form of linear Almgren-Chriss: shapes, cost and risk for whole arrays of problems.
+
+Everything here works on fractions of the order (x_j / X and n_j / X), because in the uncapped linear model the
+shape does not depend on the size: one shape serves every order size of a market.
+
+With k = κτ and q = e^(-k), the paper's hyperbolic forms (17) and (18) are evaluated as
+
+    x_j / X = q^j (1 - q^(2(N-j))) / (1 - q^(2N))                          j = 0..N
+    n_j / X = q^(j-1) (1 - q) (1 + q^(2(N-j)+1)) / (1 - q^(2N))            j = 1..N
+
+with every 1 - q^i from ``expm1``. No term cancels and none overflows, so slices keep their relative accuracy down to
+the last one, and no branch is needed near κT = 0: with k at 2^-900 each ``expm1`` returns its argument and the ratios
+are the straight line (N - j)/N and 1/N to the last bit.
+
+Two habits keep a problem's bits the same alone and in any batch. Transcendental functions only ever see contiguous
+memory (for reversed arrays numpy falls back to another implementation of ``exp`` with other last bits), and sums over
+steps run along a contiguous last axis, row by row, so a row's order of summation depends on N alone.
+
+References
+----------
+Almgren & Chriss (2001), "Optimal execution of portfolio transactions", J. Risk 3(2); equation numbers are those of the
+December 2000 version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "LinearGrid",
+    "Permanent",
+    "SolveStatus",
+    "cost_and_variance",
+    "decay_rate",
+    "effective_eta",
+    "half_life",
+    "linear_shapes",
+    "risk_aversion_from_urgency",
+    "solve_linear_grid",
+]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
+Permanent = Literal["paper", "midprice"]
+
+# κτ outside these changes no bit of any shape: below, the straight line; above, everything in slice 1. The lower end is
+# a power of two, which makes the straight line exact; the upper keeps κτ·j finite whatever is asked.
+_SMALLEST_STEP_DECAY = 2.0**-900
+_LARGEST_STEP_DECAY = 2.0**11
+# sqrt(λσ²τ²/η̃) as an exponent of two; beyond it the exact limit is reached long since.
+_ROOT_EXPONENT_LIMIT = 1000
+# log(2) in two parts, so that i·log(2) is exact to twice the precision for |i| < 2^20.
+_LOG2_HIGH = 6.93147180369123816490e-01
+_LOG2_LOW = 1.90821492927058770002e-10
+# Elements per scratch array: three of them stay inside a 1 MiB level-2 cache.
+_CHUNK_ELEMENTS = 24_576
+
+
+class SolveStatus(IntEnum):
+    """What became of one problem of a batch."""
+
+    OK = 0
+    #: η - γτ/2 <= 0: the problem has no minimum, the schedule is TWAP, costed with the true η and γ.
+    TWAP_ETA_TILDE = 1
+    #: An argument out of range: every number of the row is NaN.
+    BAD_INPUT = 2
+    #: No double holds the λ of the urgency asked for (or σ = 0, where none exists): λ is NaN, the schedule stands.
+    RISK_AVERSION_OUT_OF_RANGE = 3
+    #: The expected cost or its variance is beyond the double range: both are NaN, the schedule stands.
+    COST_OUT_OF_RANGE = 4
+
+
+@dataclass(frozen=True)
+class LinearGrid:
+    """Schedules of M markets x L risk levels x S order sizes over one horizon of N steps.
+
+    ``remaining`` and ``slices`` are the size-free shapes; ``holdings`` is None where it was not asked for.
+    """
+
+    remaining: FloatArray  #: x_j / X, shape (M, L, N + 1): 1 down to 0, never rising. [-]
+    slices: FloatArray | None  #: n_j / X, shape (M, L, N), >= 0. [-]
+    holdings: FloatArray | None  #: x_j, shape (M, L, S, N + 1). [contracts]
+    expected_cost: FloatArray  #: E, shape (M, L, S). [currency]
+    cost_variance: FloatArray  #: V, shape (M, L, S). [currency²]
+    risk_aversion: FloatArray  #: λ, shape (M, L); NaN where no double holds it. [1/currency]
+    kappa: FloatArray  #: κ, shape (M, L). [1/day]
+    urgency: FloatArray  #: κT of the schedule, shape (M, L); 0 where η̃ <= 0 made it TWAP. [-]
+    decay_time: FloatArray  #: 1/κ, shape (M, L); inf where κ = 0, to be stored as NULL. [day]
+    half_life: FloatArray  #: time at which half of the order is done, shape (M, L). [day]
+    eta_tilde: FloatArray  #: η̃ (``paper``) or η (``midprice``), shape (M,). [currency·day/contract²]
+    tau: FloatArray  #: step length, shape (M,). [day]
+    status: NDArray[np.int8]  #: ``SolveStatus``, shape (M, L, S). [-]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Coefficients
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def effective_eta(eta: ArrayLike, gamma: ArrayLike, tau: ArrayLike, permanent: Permanent = "paper") -> FloatArray:
+    """Temporary impact left once the permanent cost γX²/2 is taken out: η̃ = η - γτ/2 (eq. 8).
+
+    The product γτ/2 keeps its rounding error, so the difference is right to the last bit even where almost all of η
+    cancels. Under ``midprice`` a trade pays half of its own permanent move and η̃ = η.
+
+    Parameters
+    ----------
+    eta, gamma, tau : array_like, broadcastable
+        Finite. [currency·day/contract²], [currency/contract²], [day]
+    permanent : "paper" | "midprice"
+
+    Returns
+    -------
+    ndarray
+        η̃; zero or negative where the problem has no minimum. [currency·day/contract²]
+    """
+    _check_permanent(permanent)
+    eta, gamma, tau = np.broadcast_arrays(_floats("eta", eta), _floats("gamma", gamma), _floats("tau", tau))
+    if permanent == "midprice":
+        return eta.copy()
+    eta_m, eta_e = np.frexp(eta)
+    gamma_m, gamma_e = np.frexp(gamma)
+    tau_m, tau_e = np.frexp(tau)
+    high, low = _two_product(gamma_m, tau_m)
+    product_e = gamma_e + tau_e - 1
+    shift = eta_e - product_e
+    difference = (np.ldexp(eta_m, np.clip(shift, -1100, 200)) - high) - low
+    near = np.ldexp(difference, np.clip(product_e, -2200, 1022))
+    return np.where((shift > 200) | (gamma == 0) | (tau == 0), eta, near)
+
+
+def decay_rate(risk_aversion: ArrayLike, eta_tilde: ArrayLike, sigma: ArrayLike, tau: ArrayLike) -> FloatArray:
+    """Rate κ at which the optimal holdings decay.
+
+    κ = (2/τ) asinh(κ̃τ/2) with κ̃² = λσ²/η̃: the paper's (2/τ²)(cosh κτ - 1) = κ̃² without its cancellation.
+
+    Parameters
+    ----------
+    risk_aversion : array_like
+        λ >= 0. [1/currency]
+    eta_tilde : array_like
+        η̃ > 0, from `effective_eta`. [currency·day/contract²]
+    sigma : array_like
+        σ >= 0. [currency/contract/√day]
+    tau : array_like
+        τ > 0. [day]
+
+    Returns
+    -------
+    ndarray, the broadcast shape
+        κ >= 0, zero only for λ = 0 or σ = 0 (or below the double range). [1/day]
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range.
+    """
+    risk_aversion = _non_negative("risk_aversion", risk_aversion)
+    eta_tilde, tau = _positive("eta_tilde", eta_tilde), _positive("tau", tau)
+    sigma = _non_negative("sigma", sigma)
+    with np.errstate(over="ignore"):  # κ itself may be beyond the range for τ < 1e-305
+        kappa = _step_decay(risk_aversion, eta_tilde, sigma, tau) / tau
+    return _representable("kappa", kappa)
+
+
+def risk_aversion_from_urgency(
+    urgency: ArrayLike, eta_tilde: ArrayLike, sigma: ArrayLike, tau: ArrayLike, n_steps: int
+) -> FloatArray:
+    """Risk aversion λ whose optimal schedule has a given urgency κT: the exact inverse of `decay_rate`.
+
+    λ = κ̃² η̃ / σ² with κ̃ = (2/τ) sinh(κτ/2), formed with the exponent apart, so that nothing overflows on the way.
+
+    Parameters
+    ----------
+    urgency : array_like
+        κT >= 0. [-]
+    eta_tilde, sigma, tau : array_like
+        As in `decay_rate`; σ > 0 unless the urgency is zero.
+    n_steps : int
+        N >= 1. [-]
+
+    Returns
+    -------
+    ndarray, the broadcast shape
+        λ, finite; zero for urgency 0, and where it is below the smallest double. [1/currency]
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range, and where no λ gives the urgency: σ = 0, or a λ above the largest double
+        (κτ beyond about 700). `solve_linear_grid` gives such rows a status instead.
+    """
+    urgency = _non_negative("urgency", urgency)
+    eta_tilde, tau = _positive("eta_tilde", eta_tilde), _positive("tau", tau)
+    sigma = _non_negative("sigma", sigma)
+    step_decay = urgency / _check_steps(n_steps)
+    risk_aversion, reachable = _risk_aversion(step_decay, eta_tilde, sigma, tau)
+    if not reachable.all():
+        where = int(np.argmin(reachable.ravel()))
+        broadcast = np.broadcast_arrays(urgency, sigma, tau, eta_tilde)
+        at = ", ".join(f"{n}={a.ravel()[where]:g}" for n, a in zip(("urgency", "sigma", "tau", "eta_tilde"), broadcast))
+        raise ValueError(
+            f"no finite risk_aversion gives this urgency ({at}): needs sigma > 0 and a lambda below 1.8e308; "
+            "ask for a lower urgency or more steps"
+        )
+    return risk_aversion
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def linear_shapes(
+    urgency: ArrayLike, n_steps: int, out: tuple[FloatArray | None, FloatArray | None] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Optimal schedules as fractions of the order: share still held, and share traded in each step.
+
+    Parameters
+    ----------
+    urgency : array_like, shape (...)
+        κT >= 0; zero gives the straight line, TWAP. [-]
+    n_steps : int
+        N >= 1. [-]
+    out : (remaining, slices), optional
+        Where to write: C-contiguous float64 arrays of the shapes below; None allocates.
+
+    Returns
+    -------
+    remaining : ndarray, shape (..., N + 1)
+        x_j / X (eq. 17), from exactly 1 down to exactly 0, never rising. [-]
+    slices : ndarray, shape (..., N)
+        n_j / X (eq. 18), >= 0, each to a few units of its own last place. [-]
+
+    Raises
+    ------
+    ValueError
+        For an urgency that is negative or not finite, for n_steps < 1, or for an `out` of another shape.
+    """
+    urgency = _non_negative("urgency", urgency)
+    n = _check_steps(n_steps)
+    remaining, slices = out if out is not None else (None, None)
+    remaining = _output("remaining", remaining, (*urgency.shape, n + 1))
+    slices = _output("slices", slices, (*urgency.shape, n))
+    _fill_shapes(np.ascontiguousarray(urgency).ravel() / n, remaining.reshape(-1, n + 1), slices.reshape(-1, n))
+    return remaining, slices
+
+
+def half_life(remaining: ArrayLike, tau: ArrayLike) -> FloatArray:
+    """Time at which half of the order is done, on the actual path (straight within a step).
+
+    Not A-C's "half-life" 1/κ, which is the e-folding time and knows nothing of the horizon.
+
+    Parameters
+    ----------
+    remaining : array_like, shape (..., N + 1)
+        Share still held (or holdings; the first entry is taken as the whole), never rising to 0. [-]
+    tau : array_like, shape (...)
+        Step length. [day]
+
+    Returns
+    -------
+    ndarray, shape (...)
+        TWAP: T/2. All in slice 1: τ/2. [day]
+    """
+    remaining = _floats("remaining", remaining)
+    if remaining.ndim < 1 or remaining.shape[-1] < 2:
+        raise ValueError(f"remaining must have a last axis of n_steps + 1 >= 2, got shape {remaining.shape}")
+    half = 0.5 * remaining[..., :1]
+    first = (remaining <= half).argmax(axis=-1)[..., np.newaxis]
+    after = np.take_along_axis(remaining, first, axis=-1)
+    before = np.take_along_axis(remaining, np.maximum(first - 1, 0), axis=-1)
+    traded = before - after
+    steps = first - 1 + (before - half) / np.where(traded > 0, traded, 1.0)
+    return np.asarray(_floats("tau", tau) * steps[..., 0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def cost_and_variance(
+    trade_sizes: ArrayLike,
+    *,
+    eta: ArrayLike,
+    gamma: ArrayLike,
+    sigma: ArrayLike,
+    tau: ArrayLike,
+    epsilon: ArrayLike = 0.0,
+    permanent: Permanent = "paper",
+) -> tuple[FloatArray, FloatArray]:
+    """Expected cost and its variance of any schedule of same-signed slices under the linear law.
+
+    E = ε Σ n_j + (η/τ) Σ n_j² + γ Σ n_j x_j   (``paper``, eq. 4)
+    E = ε Σ n_j + (η/τ) Σ n_j² + γ X²/2        (``midprice``)
+    V = σ² τ Σ_{j>=1} x_j²                      (eq. 5)
+
+    with x_j held after slice j. The first is the same as γX²/2 + εX + (η̃/τ) Σ n_j² (eq. 8), written without its
+    cancellation: it stays exact for η̃ <= 0.
+
+    Parameters
+    ----------
+    trade_sizes : array_like, shape (..., N)
+        Slices >= 0, in order. [contracts]
+    eta, gamma, sigma, tau, epsilon : array_like, broadcastable to (...)
+        [currency·day/contract²], [currency/contract²], [currency/contract/√day], [day], [currency/contract]
+    permanent : "paper" | "midprice"
+
+    Returns
+    -------
+    expected_cost, cost_variance : ndarray, shape (...)
+        [currency], [currency²]
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range, or a cost beyond the double range.
+    """
+    _check_permanent(permanent)
+    trade_sizes = _non_negative("trade_sizes", trade_sizes)
+    if trade_sizes.ndim < 1 or trade_sizes.shape[-1] < 1:
+        raise ValueError(f"trade_sizes must have a last axis of n_steps >= 1, got shape {trade_sizes.shape}")
+    eta, gamma, sigma = _non_negative("eta", eta), _non_negative("gamma", gamma), _non_negative("sigma", sigma)
+    tau, epsilon = _positive("tau", tau), _non_negative("epsilon", epsilon)
+    # Fractions of a power of two, so that squares stay in range whatever the order's size and no bit is lost.
+    exponent = np.frexp(np.max(trade_sizes, axis=-1))[1]
+    fractions = np.ldexp(np.ascontiguousarray(trade_sizes), -exponent[..., np.newaxis])
+    held = np.zeros(fractions.shape)
+    np.cumsum(fractions[..., :0:-1], axis=-1, out=held[..., -2::-1] if fractions.shape[-1] > 1 else None)
+    total = held[..., 0] + fractions[..., 0]
+    sums = _Sums.of(fractions, held)
+    scale = np.ldexp(1.0, np.clip(exponent, -1070, 1023))
+    expected_cost, variance = _scaled_cost(sums, scale, total, eta, gamma, sigma, tau, epsilon, permanent)
+    return _representable("expected_cost", expected_cost), _representable("cost_variance", variance)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The three sums over steps that the linear law needs, of fractions of the order."""
+
+    trade_trade: FloatArray  # Σ n_j²
+    trade_held: FloatArray  # Σ n_j x_j
+    held_held: FloatArray  # Σ_{j>=1} x_j²
+
+    @classmethod
+    def of(cls, slices: FloatArray, held: FloatArray, scratch: FloatArray | None = None) -> _Sums:
+        """Sums of slices (..., N) and of what is held after each (..., N), along a contiguous last axis."""
+        products = np.empty(slices.shape) if scratch is None else scratch
+        add = np.add.reduce
+        trade_trade = add(np.multiply(slices, slices, out=products), axis=-1)
+        trade_held = add(np.multiply(slices, held, out=products), axis=-1)
+        held_held = add(np.multiply(held, held, out=products), axis=-1)
+        return cls(np.asarray(trade_trade), np.asarray(trade_held), np.asarray(held_held))
+
+
+def _scaled_cost(
+    sums: _Sums,
+    size: FloatArray,
+    total: FloatArray | float,
+    eta: FloatArray,
+    gamma: FloatArray,
+    sigma: FloatArray,
+    tau: FloatArray,
+    epsilon: FloatArray,
+    permanent: Permanent,
+) -> tuple[FloatArray, FloatArray]:
+    """E and V of an order `size` times the fractions of `sums`, which add up to `total`.
+
+    The order of the products matters: X(ε + cX) and (σ√τ√P X)² leave the range only where the result does.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # a cost beyond the range becomes inf here, NaN at the callers
+        permanent_sum = sums.trade_held if permanent == "paper" else 0.5 * np.square(total)
+        impact = eta / tau * sums.trade_trade + gamma * permanent_sum
+        expected_cost = size * (epsilon * total + size * impact)
+        variance = np.square(sigma * np.sqrt(tau) * np.sqrt(sums.held_held) * size)
+    return np.asarray(expected_cost), np.asarray(variance)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The night's grid
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def solve_linear_grid(
+    eta: ArrayLike,
+    gamma: ArrayLike,
+    sigma: ArrayLike,
+    epsilon: ArrayLike,
+    order_sizes: ArrayLike,
+    *,
+    horizon: ArrayLike,
+    n_steps: int,
+    risk_aversion: ArrayLike | None = None,
+    urgency: ArrayLike | None = None,
+    permanent: Permanent = "paper",
+    holdings: bool | FloatArray = True,
+    slices: bool | FloatArray = False,
+    remaining: FloatArray | None = None,
+) -> LinearGrid:
+    """Schedules, expected costs and variances of many markets at once, one shape per (market, risk level).
+
+    A market with bad numbers costs the others nothing: its rows are NaN and `status` says so.
+
+    Parameters
+    ----------
+    eta, gamma, sigma, epsilon : array_like, broadcastable to (M,)
+        η > 0, γ >= 0, σ >= 0, ε >= 0.
+        [currency·day/contract²], [currency/contract²], [currency/contract/√day], [currency/contract]
+    order_sizes : array_like, shape (M, S), or (S,) for all markets
+        X > 0. [contracts]
+    horizon : array_like, broadcastable to (M,)
+        T > 0; the step is τ = T / N. [day]
+    n_steps : int
+        N >= 1. [-]
+    risk_aversion : array_like, shape (L,) or (M, L)
+        λ >= 0. Give either this or `urgency`. [1/currency]
+    urgency : array_like, shape (L,) or (M, L)
+        κT >= 0; the λ it stands for is returned. [-]
+    permanent : "paper" | "midprice"
+    holdings : bool or ndarray, shape (M, L, S, N + 1)
+        Whether to scale the shapes over the sizes, or where to.
+    slices : bool or ndarray, shape (M, L, N)
+        Whether to return slices, or where to write them.
+    remaining : ndarray, shape (M, L, N + 1), optional
+        Where to write the shapes; reuse it from night to night, fresh pages cost more than the arithmetic.
+
+    Returns
+    -------
+    LinearGrid
+        Row by row bit-identical to the same problem alone, whatever its neighbours.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong types or shapes only.
+    """
+    _check_permanent(permanent)
+    n = _check_steps(n_steps)
+    if (risk_aversion is None) == (urgency is None):
+        raise ValueError("give exactly one of risk_aversion and urgency")
+    sizes = np.atleast_2d(_floats("order_sizes", order_sizes))
+    level = np.atleast_2d(_floats("risk_aversion", risk_aversion) if urgency is None else _floats("urgency", urgency))
+    market = [np.atleast_1d(_floats(name, value)) for name, value in zip(_MARKET, (eta, gamma, sigma, epsilon, horizon))]
+    if sizes.ndim != 2 or level.ndim != 2 or any(a.ndim != 1 for a in market):
+        raise ValueError("need market arrays of shape (M,), order_sizes (M, S) or (S,), risk levels (M, L) or (L,)")
+    (m_count,) = np.broadcast_shapes(sizes.shape[:1], level.shape[:1], *(a.shape for a in market))
+    sizes = np.broadcast_to(sizes, (m_count, sizes.shape[1]))
+    level = np.broadcast_to(level, (m_count, level.shape[1]))
+    eta_, gamma_, sigma_, epsilon_, horizon_ = (np.broadcast_to(a, (m_count,)) for a in market)
+    s_count, l_count = sizes.shape[1], level.shape[1]
+
+    # Refused rows are solved with harmless numbers and overwritten at the end.
+    bad_market = ~((_in_range(eta_) & (eta_ > 0)) & _in_range(gamma_) & _in_range(sigma_) & _in_range(epsilon_))
+    bad_market |= ~(_in_range(horizon_) & (horizon_ / n >= np.finfo(float).tiny))
+    eta_, horizon_ = np.where(bad_market, 1.0, eta_), np.where(bad_market, 1.0, horizon_)
+    gamma_, sigma_, epsilon_ = (np.where(bad_market, 0.0, a) for a in (gamma_, sigma_, epsilon_))
+    bad_level = bad_market[:, np.newaxis] | ~_in_range(level)
+    level = np.where(bad_level, 0.0, level)
+    bad_size = ~(_in_range(sizes) & (sizes > 0))
+    sizes = np.where(bad_size, 1.0, sizes)
+
+    tau = horizon_ / n
+    eta_tilde = effective_eta(eta_, gamma_, tau, permanent)
+    no_minimum = eta_tilde <= 0
+    safe_eta = np.where(no_minimum, 1.0, eta_tilde)[:, np.newaxis]
+    if urgency is None:
+        step_decay = _step_decay(level, safe_eta, sigma_[:, np.newaxis], tau[:, np.newaxis])
+        lam, reachable = level.copy(), np.ones(level.shape, dtype=bool)
+    else:
+        step_decay = level / n
+        lam, reachable = _risk_aversion(step_decay, safe_eta, sigma_[:, np.newaxis], tau[:, np.newaxis])
+        lam[no_minimum] = np.nan
+    step_decay = np.where(no_minimum[:, np.newaxis], 0.0, step_decay)
+
+    remaining = _output("remaining", remaining, (m_count, l_count, n + 1))
+    held = _optional_output("holdings", holdings, (m_count, l_count, s_count, n + 1))
+    traded = _optional_output("slices", slices, (m_count, l_count, n))
+    sums = _fill_grid(step_decay, sizes, remaining, traded, held)
+
+    coefficients = (a[:, np.newaxis, np.newaxis] for a in (eta_, gamma_, sigma_, tau, epsilon_))
+    wide = _Sums(*(a[..., np.newaxis] for a in (sums.trade_trade, sums.trade_held, sums.held_held)))
+    expected_cost, variance = _scaled_cost(wide, sizes[:, np.newaxis, :], 1.0, *coefficients, permanent)
+    too_large = ~(np.isfinite(expected_cost) & np.isfinite(variance))
+
+    status = np.full((m_count, l_count, s_count), SolveStatus.OK, dtype=np.int8)
+    status[~reachable] = SolveStatus.RISK_AVERSION_OUT_OF_RANGE
+    status[too_large] = SolveStatus.COST_OUT_OF_RANGE
+    status[no_minimum] = SolveStatus.TWAP_ETA_TILDE
+    bad = bad_level[:, :, np.newaxis] | bad_size[:, np.newaxis, :]
+    status[bad] = SolveStatus.BAD_INPUT
+
+    with np.errstate(over="ignore", divide="ignore"):
+        kappa = step_decay / tau[:, np.newaxis]
+        decay_time = tau[:, np.newaxis] / step_decay
+    half = half_life(remaining, tau[:, np.newaxis])
+    expected_cost[bad | too_large] = np.nan
+    variance[bad | too_large] = np.nan
+    grid_urgency = np.where(no_minimum[:, np.newaxis], 0.0, level) if urgency is not None else step_decay * n
+    for array in (remaining, traded, held, lam, kappa, grid_urgency, decay_time, half):
+        if array is not None and bad_level.any():
+            array[bad_level] = np.nan
+    if held is not None and bad_size.any():
+        held.transpose(0, 2, 1, 3)[bad_size] = np.nan
+    eta_tilde[bad_market] = np.nan
+    return LinearGrid(
+        remaining=remaining,
+        slices=traded,
+        holdings=held,
+        expected_cost=expected_cost,
+        cost_variance=variance,
+        risk_aversion=lam,
+        kappa=kappa,
+        urgency=grid_urgency,
+        decay_time=decay_time,
+        half_life=half,
+        eta_tilde=eta_tilde,
+        tau=np.where(bad_market, np.nan, tau),
+        status=status,
+    )
+
+
+def _fill_grid(
+    step_decay: FloatArray,
+    sizes: FloatArray,
+    remaining: FloatArray,
+    slices: FloatArray | None,
+    holdings: FloatArray | None,
+) -> _Sums:
+    """Fill the shapes of all (market, risk level) pairs a cache-sized chunk at a time, and sum over their steps."""
+    m_count, l_count = step_decay.shape
+    n = remaining.shape[-1] - 1
+    sums = _Sums(*(np.empty((m_count, l_count)) for _ in range(3)))
+    markets = max(1, _CHUNK_ELEMENTS // ((n + 1) * max(1, l_count)))
+    work = _Workspace(min(markets, m_count) * l_count, n)
+    for start in range(0, m_count, markets):
+        part = slice(start, min(start + markets, m_count))
+        rows = (part.stop - start) * l_count
+        shape = remaining[part].reshape(rows, n + 1)
+        traded = work.slices[:rows] if slices is None else slices[part].reshape(rows, n)
+        work.fill(np.ascontiguousarray(step_decay[part]).ravel(), shape, traded)
+        chunk = work.sums(traded, shape)
+        sums.trade_trade[part] = chunk.trade_trade.reshape(-1, l_count)
+        sums.trade_held[part] = chunk.trade_held.reshape(-1, l_count)
+        sums.held_held[part] = chunk.held_held.reshape(-1, l_count)
+        if holdings is not None:
+            np.multiply(remaining[part, :, np.newaxis, :], sizes[part, np.newaxis, :, np.newaxis], out=holdings[part])
+    return sums
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Workspace:
+    """Scratch for a chunk of up to `rows` shapes of N steps; what it computes for a row depends on that row alone."""
+
+    def __init__(self, rows: int, n_steps: int) -> None:
+        self.n_steps = n_steps
+        self.steps = -np.arange(n_steps + 1, dtype=float)  # -j
+        self.mirror = -2.0 * np.arange(n_steps, -1, -1, dtype=float)  # -2(N - j)
+        self._decayed = np.empty((rows, n_steps + 1))
+        self._mirrored = np.empty((rows, n_steps + 1))
+        self.slices = np.empty((rows, n_steps))
+
+    def fill(self, step_decay: FloatArray, remaining: FloatArray, slices: FloatArray) -> None:
+        """Shapes of `step_decay` (B,) into `remaining` (B, N + 1) and `slices` (B, N)."""
+        rows = step_decay.shape[0]
+        k = np.clip(step_decay, _SMALLEST_STEP_DECAY, _LARGEST_STEP_DECAY)[:, np.newaxis]
+        decayed = np.multiply(k, self.steps, out=self._decayed[:rows])
+        np.exp(decayed, out=decayed)  # q^j
+        mirrored = np.multiply(k, self.mirror, out=self._mirrored[:rows])
+        np.expm1(mirrored, out=mirrored)  # -(1 - q^(2(N-j)))
+        whole = mirrored[:, :1].copy()
+
+        np.multiply(decayed, mirrored, out=remaining)
+        np.divide(remaining, whole, out=remaining)
+        remaining[:, 0] = 1.0
+        remaining[:, -1] = 0.0
+
+        np.add(mirrored[:, 1:], 1.0, out=slices)
+        np.multiply(slices, np.exp(-k), out=slices)
+        np.add(slices, 1.0, out=slices)  # 1 + q^(2(N-j)+1)
+        np.multiply(slices, decayed[:, :-1], out=slices)
+        np.multiply(slices, np.expm1(-k) / whole, out=slices)
+
+    def sums(self, slices: FloatArray, remaining: FloatArray) -> _Sums:
+        rows, n = slices.shape
+        scratch = self._decayed.reshape(-1)[: rows * n].reshape(rows, n)
+        return _Sums.of(slices, remaining[:, 1:], scratch)
+
+
+def _fill_shapes(step_decay: FloatArray, remaining: FloatArray, slices: FloatArray) -> None:
+    """`_Workspace.fill` over any number of rows, a cache-sized chunk at a time."""
+    n = slices.shape[-1]
+    rows = max(1, _CHUNK_ELEMENTS // (n + 1))
+    work = _Workspace(min(rows, len(step_decay)), n)
+    for start in range(0, len(step_decay), rows):
+        part = slice(start, start + rows)
+        work.fill(step_decay[part], remaining[part], slices[part])
+
+
+def _step_decay(
+    risk_aversion: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray
+) -> FloatArray:
+    """κτ = 2 asinh(√m / 2) with m = λσ²τ²/η̃, from mantissas and exponents apart: m itself may be out of range."""
+    risk_m, risk_e = np.frexp(risk_aversion)
+    eta_m, eta_e = np.frexp(eta_tilde)
+    sigma_m, sigma_e = np.frexp(sigma)
+    tau_m, tau_e = np.frexp(tau)
+    exponent = risk_e - eta_e
+    odd = exponent & 1
+    root = np.sqrt(np.ldexp(risk_m / eta_m, odd)) * (sigma_m * tau_m)
+    exponent = (exponent - odd) // 2 + sigma_e + tau_e
+    # Clipped, the result is still the limit: κτ above 1,380 trades everything in slice 1.
+    root = np.ldexp(root, np.clip(exponent, -2 * _ROOT_EXPONENT_LIMIT, _ROOT_EXPONENT_LIMIT) - 1)
+    return np.asarray(2.0 * np.arcsinh(np.ascontiguousarray(root)))
+
+
+def _risk_aversion(
+    step_decay: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """λ = (2 sinh(κτ/2))² η̃ / (στ)², and where a double holds it; NaN elsewhere."""
+    k = np.ascontiguousarray(step_decay)
+    capped = np.minimum(k, 2.0**14)  # e^16384 · η̃/(στ)² is beyond the range for any doubles
+    doublings = np.rint(capped * (1.0 / np.log(2.0)))
+    # e^k = 2^doublings · e^rest; 2 sinh(k/2) = e^(k/2) (1 - e^-k).
+    rest = (capped - doublings * _LOG2_HIGH) - doublings * _LOG2_LOW
+    one_minus_m, one_minus_e = np.frexp(-np.expm1(-capped))
+    eta_m, eta_e = np.frexp(eta_tilde)
+    sigma_m, sigma_e = np.frexp(sigma)
+    tau_m, tau_e = np.frexp(tau)
+    divisor = np.square(np.where(sigma_m > 0, sigma_m, 1.0) * tau_m)
+    mantissa = np.exp(rest) * np.square(one_minus_m) * eta_m / divisor
+    exponent = doublings.astype(np.int64) + 2 * one_minus_e.astype(np.int64) + eta_e
+    exponent = exponent - 2 * (sigma_e.astype(np.int64) + tau_e)
+    mantissa, extra = np.frexp(mantissa)
+    exponent = exponent + extra
+    none = np.asarray((k == 0) | (mantissa == 0))
+    reachable = np.asarray(none | ((sigma > 0) & (exponent <= 1024)))
+    value = np.ldexp(mantissa, np.clip(exponent, -1200, 1023).astype(np.intc))
+    value = np.where(exponent == 1024, value * np.where(exponent == 1024, 2.0, 1.0), value)
+    return np.where(reachable, np.where(none, 0.0, value), np.nan), reachable
+
+
+def _two_product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """a·b as a rounded product and its exact error (Dekker), for |a|, |b| <= 1."""
+    product = a * b
+    a_scaled, b_scaled = 134217729.0 * a, 134217729.0 * b
+    a_high = a_scaled - (a_scaled - a)
+    b_high = b_scaled - (b_scaled - b)
+    a_low, b_low = a - a_high, b - b_high
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------------------------------------------------
+
+_MARKET = ("eta", "gamma", "sigma", "epsilon", "horizon")
+
+
+def _floats(name: str, value: Any) -> FloatArray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got {array.dtype} ({type(value).__name__})")
+    return array.astype(np.float64, copy=False)
+
+
+def _in_range(value: FloatArray) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(value) & (value >= 0))
+
+
+def _non_negative(name: str, value: Any) -> FloatArray:
+    array = _floats(name, value)
+    if not _in_range(array).all():
+        raise ValueError(f"{name} must be finite and >= 0, got {array[~_in_range(array)].flat[0]}")
+    return array
+
+
+def _positive(name: str, value: Any) -> FloatArray:
+    array = _floats(name, value)
+    good = _in_range(array) & (array > 0)
+    if not good.all():
+        raise ValueError(f"{name} must be finite and > 0, got {array[~good].flat[0]}")
+    return array
+
+
+def _representable(name: str, value: FloatArray) -> FloatArray:
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} is beyond the double range: use other units (a larger currency or contract)")
+    return value
+
+
+def _check_steps(n_steps: Any) -> int:
+    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)):
+        raise TypeError(f"n_steps must be an integer, got {type(n_steps).__name__}")
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be >= 1, got {n_steps}")
+    return int(n_steps)
+
+
+def _check_permanent(permanent: Any) -> None:
+    if permanent not in ("paper", "midprice"):
+        raise ValueError(f'permanent must be "paper" or "midprice", got {permanent!r}')
+
+
+def _output(name: str, array: FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
+    if array is None:
+        return np.empty(shape)
+    if array.shape != shape or array.dtype != np.float64 or not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be a C-contiguous float64 array of shape {shape}, got {array.dtype} {array.shape}")
+    return array
+
+
+def _optional_output(name: str, wanted: bool | FloatArray, shape: tuple[int, ...]) -> FloatArray | None:
+    if wanted is False:
+        return None
+    return _output(name, None if wanted is True else wanted, shape)  # type: ignore[arg-type]
