@@ -1,0 +1,1 @@
+"""Where it lies: QuestDB, Parquet, releases, and the embedded server."""
