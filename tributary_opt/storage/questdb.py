@@ -1,0 +1,834 @@
+"""A QuestDB server behind its three doors: ILP over HTTP to write, `/exp` to read much, PostgreSQL's wire for the rest.
+
+Every table written here has dedup keys, so that a request whose answer was lost can be sent again: the rows are the
+same rows. A frame is checked before it is sent, because the server keeps some bad values silently (an infinity poisons
+sums, a missing designated timestamp becomes the server's clock).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote_plus
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import questdb
+import requests
+import tenacity
+from psycopg.types.datetime import TimestampBinaryLoader, TimestampLoader
+from requests.adapters import HTTPAdapter
+
+from tributary_opt import schema
+from tributary_opt.settings import QuestDBServer
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+# A request line of 32 kB makes 9.3.4 close the connection without a word (measured 32,166 good, 32,167 not).
+_URL_LIMIT: Final = 24_000
+_BUFFER_LIMIT: Final = 2**31
+_ATTEMPTS: Final = 3
+_BUSY_S: Final = 120.0  # how long an export waits for one of the server's few places
+_IDLE_S: Final = 5.0  # a PostgreSQL connection idle for longer is tried before it is used
+
+# 9.3.4 writes a bad Parquet file where it copies a table's own pages: a VARCHAR column without nulls comes out as
+# nulls, or the file cannot be read, and ORDER BY … DESC is lost. Behind a LIMIT it goes row by row, and right.
+_EXPORT_HEAD: Final = "SELECT * FROM (\n"
+_EXPORT_TAIL: Final = "\n) LIMIT 9223372036854775807"
+
+_TEXT: Final = ("SYMBOL", "VARCHAR", "STRING", "UUID", "CHAR")
+_INTEGERS: Final = {"BYTE": 8, "SHORT": 16, "INT": 32, "LONG": 64}
+_ARROW_BY_OID: Final[dict[int, pa.DataType]] = {
+    16: pa.bool_(),
+    20: pa.int64(),
+    21: pa.int16(),
+    23: pa.int32(),
+    700: pa.float32(),
+    701: pa.float64(),
+    1022: pa.list_(pa.float64()),
+    1043: pa.string(),
+    1114: pa.timestamp("us", tz="UTC"),
+}
+
+
+class ServerUnavailable(ConnectionError):
+    """The server did not answer, or broke off. Transient: the same call may succeed later."""
+
+
+class QuestDBQueryError(RuntimeError):
+    """The server refused a statement; its words, the place in the SQL and the SQL's start."""
+
+    def __init__(self, message: str, sql: str = "", position: int | None = None):
+        self.sql = sql
+        self.position = position
+        where = "" if position is None else f" at {position}"
+        super().__init__(f"{message}{where}" + (f" in: {_start_of(sql)}" if sql else ""))
+
+
+class AccessRefused(QuestDBQueryError):
+    """The server does not take our credentials, or they do not allow what was asked."""
+
+
+class SchemaMismatch(RuntimeError):
+    """A table on the server differs from the schema in a way that is not ours to change."""
+
+
+class TableSuspended(RuntimeError):
+    """A table takes rows but shows none of the new ones until a person resumes it."""
+
+    def __init__(self, table: str, reason: str = ""):
+        self.table = table
+        super().__init__(
+            f"table {table} is suspended{f' ({reason})' if reason else ''}: rows are kept but not visible. See the "
+            f"server's log (a full disk?), then run: ALTER TABLE {table} RESUME WAL"
+        )
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """What a table on the server looks like."""
+
+    name: str
+    columns: Mapping[str, str]
+    """Type by column, in the table's order."""
+    timestamp: str | None
+    """The designated timestamp."""
+    keys: frozenset[str]
+    """The dedup keys; empty where the table keeps rows sent twice."""
+    wal: bool = True
+    partition_by: str = ""
+
+
+@dataclass
+class _Pool:
+    """Connections at rest, newest on top. Taken, used by one thread, and put back only where nothing went wrong."""
+
+    open: Callable[[], Any]
+    close: Callable[[Any], object]
+    resting: list[tuple[Any, float]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> tuple[Any, float]:
+        """A connection and for how long it has rested."""
+        with self.lock:
+            if self.resting:
+                connection, since = self.resting.pop()
+                return connection, time.monotonic() - since
+        return self.open(), 0.0
+
+    def put(self, connection: Any) -> None:
+        with self.lock:
+            self.resting.append((connection, time.monotonic()))
+
+    def empty(self) -> None:
+        with self.lock:
+            resting, self.resting = self.resting, []
+        for connection, _ in resting:
+            self.close(connection)
+
+
+class QuestDB:
+    """One QuestDB server. Safe to share between threads, not between processes; close it, or use it as a context.
+
+    Every method raises `ServerUnavailable` where the server cannot be reached, `AccessRefused` for its credentials and
+    `QuestDBQueryError` where it refuses a statement.
+    """
+
+    def __init__(self, server: QuestDBServer):
+        self.server = server
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy between us and the database, no credentials out of ~/.netrc
+        self._http.verify = server.tls_verify
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=32))
+        if server.token is not None:
+            self._http.headers["Authorization"] = f"Bearer {server.token.get_secret_value()}"
+        elif server.user is not None and server.password is not None:
+            # As bytes: a text would go as Latin-1.
+            password = server.password.get_secret_value()
+            self._http.auth = requests.auth.HTTPBasicAuth(server.user.encode(), password.encode())
+        self._pg = _Pool(self._open_pg, lambda connection: connection.close())
+        self._senders = _Pool(self._open_sender, lambda sender: sender.close(flush=False))
+
+    def __repr__(self) -> str:
+        return f"<QuestDB {self.server.host} http {self.server.http_port} pg {self.server.pg_port}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection at rest."""
+        self._pg.empty()
+        self._senders.empty()
+        self._http.close()
+
+    # --- read -----------------------------------------------------------------------------------------------
+
+    def query(self, sql: str) -> pa.Table:
+        """The rows of a SELECT as an Arrow table, exactly as the server holds them, in the query's order.
+
+        TIMESTAMP is `timestamp[us, UTC]`, TIMESTAMP_NS in ns, SYMBOL and VARCHAR are strings, `DOUBLE[]` a list. There
+        are no binds: write texts with `quote`, instants with `timestamp_literal`, names with `identifier`. SQL too
+        long for a URL goes over PostgreSQL's wire, where TIMESTAMP_NS loses its nanoseconds and NUL may not occur.
+        """
+        wrapped = f"{_EXPORT_HEAD}{sql.rstrip().rstrip(';')}{_EXPORT_TAIL}"
+        if len(quote_plus(wrapped)) > _URL_LIMIT:
+            return self._query_pg(sql)
+        return _insistent(
+            lambda: _patient(lambda: self._export(wrapped, sql)),
+            _Busy,
+            timeout_s=_BUSY_S,
+            what=f"{self!r}: every place for an export is taken",
+        )
+
+    def _export(self, wrapped: str, sql: str) -> pa.Table:
+        timeout = self.server.query_timeout_s
+        try:
+            answer = self._http.get(
+                f"{'https' if self.server.tls else 'http'}://{self.server.host}:{self.server.http_port}/exp",
+                params={"query": wrapped, "fmt": "parquet", "timeout": str(int(np.ceil(timeout)))},
+                timeout=(self.server.connect_timeout_s, timeout + 5),
+            )
+        except requests.Timeout as error:
+            raise _Hung(f"{self!r} did not answer in time ({type(error).__name__}): {_start_of(sql)}") from error
+        except requests.RequestException as error:
+            raise ServerUnavailable(f"{self!r} cannot be reached ({type(error).__name__}): is it running?") from error
+        if answer.status_code == 429:
+            raise _Busy
+        if answer.status_code in (401, 403):
+            raise AccessRefused(f"{self!r} refused the credentials over HTTP: {_CREDENTIALS}")
+        if answer.status_code >= 500:
+            raise ServerUnavailable(f"{self!r} answered {answer.status_code}: {answer.text[:200]}")
+        if answer.status_code != 200:
+            raise _refused(answer.text, sql)
+        try:
+            table = pq.read_table(io.BytesIO(answer.content))
+        except (pa.ArrowException, OSError) as error:
+            raise QuestDBQueryError(f"{self!r} sent Parquet that cannot be read ({error})", sql) from error
+        return table.replace_schema_metadata(None)
+
+    def _query_pg(self, sql: str) -> pa.Table:
+        with self._cursor(sql) as cursor:
+            self._run(cursor, sql, ())
+            description = cursor.description or []
+            rows = cursor.fetchall()
+        columns = list(zip(*rows, strict=True)) or [()] * len(description)
+        arrays = [
+            pa.array(values, type=_ARROW_BY_OID.get(column.type_code))
+            for column, values in zip(description, columns, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, names=[column.name for column in description])
+
+    def rows(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, values bound at each `%s`; times are aware, in UTC."""
+        with self._cursor(sql) as cursor:
+            self._run(cursor, sql, params)
+            return cursor.fetchall()
+
+    def execute(self, sql: str, params: Sequence[object] = ()) -> None:
+        """Run a statement that answers no rows, values bound at each `%s`."""
+        with self._cursor(sql) as cursor:
+            self._run(cursor, sql, params)
+
+    # --- write ----------------------------------------------------------------------------------------------
+
+    def send(self, table: schema.Table | TableShape | str, frame: pd.DataFrame) -> int:
+        """Write a frame as one request, which is one transaction: readers see all of it or nothing.
+
+        `table` is one of ours, whose columns the frame must have exactly; or a table on the server (its name, or its
+        shape where many frames go to it), whose columns the frame may lack, its timestamp and keys excepted. The
+        request is repeated after a lost answer where the table has dedup keys. Rows are visible after `wait`.
+
+        Returns
+        -------
+        int
+            The rows sent. [-]
+
+        Raises
+        ------
+        ValueError
+            For a frame the server would refuse or keep wrongly: another set of columns, another type, no timestamp,
+            an infinity, NUL in a symbol. Nothing has been sent then.
+        """
+        shape = _shape_of(table) if isinstance(table, schema.Table) else table
+        if isinstance(shape, str):
+            shape = self.describe(shape)
+        _check_frame(shape, frame, exact=isinstance(table, schema.Table))
+        if frame.empty:
+            return 0
+        # The client cannot tell the type of a column that is null throughout; absent means null as well.
+        sent = frame[[name for name in frame.columns if frame[name].notna().any()]]
+        attempts = _ATTEMPTS if shape.keys else 1
+        _patient(lambda: self._flush(shape, sent), attempts)
+        log.debug("%s: %d rows sent", shape.name, len(frame))
+        return len(frame)
+
+    def _flush(self, shape: TableShape, frame: pd.DataFrame) -> None:
+        sender = None
+        try:
+            sender, _ = self._senders.take()
+            # A buffer of its own: the sender's would keep its size for as long as the sender lives.
+            buffer = sender.new_buffer()
+            buffer.dataframe(frame, table_name=shape.name, at=shape.timestamp)
+            sender.flush(buffer, transactional=True)
+        except questdb.QuestDBError as error:
+            if sender is not None:
+                sender.close(flush=False)
+            raise self._ilp_error(error, shape) from error
+        except BaseException:
+            if sender is not None:
+                sender.close(flush=False)
+            raise
+        self._senders.put(sender)
+
+    def _ilp_error(self, error: questdb.QuestDBError, shape: TableShape) -> Exception:
+        code = questdb.QuestDBErrorCode
+        if error.code in (code.SocketError, code.ProtocolVersionError, code.CouldNotResolveAddr):
+            return ServerUnavailable(f"{self!r} broke off, or cannot be reached, writing {shape.name} ({error})")
+        if error.code == code.AuthError:
+            return AccessRefused(f"{self!r} refused the credentials over HTTP: {_CREDENTIALS}")
+        if error.code == code.ServerFlushError:
+            return QuestDBQueryError(f"{self!r} refused rows for {shape.name}: {error}")
+        if "max_buf_size" in str(error):
+            return ValueError(f"frame for {shape.name} is over {_BUFFER_LIMIT >> 30} GiB: send it in parts ({error})")
+        return ValueError(f"frame for {shape.name} cannot be sent: {error}")
+
+    def wait(self, table: str, timeout_s: float = 60.0) -> None:
+        """Return once every row sent to a table so far is visible to readers.
+
+        Raises
+        ------
+        TableSuspended
+            With the statement that repairs it.
+        ServerUnavailable
+            Where the rows are not visible in time: the server is behind.
+        """
+        deadline = time.monotonic() + timeout_s
+        target: int | None = None
+        pause = 0.001
+        while True:
+            found = self.rows(
+                "SELECT suspended, writerTxn, sequencerTxn, errorMessage FROM wal_tables() WHERE name = %s", (table,)
+            )
+            if not found:
+                self.describe(table)  # says so where there is no such table; one without WAL shows its rows at once
+                return
+            suspended, written, sequenced, message = found[0]
+            target = sequenced if target is None else target
+            if suspended:
+                raise TableSuspended(table, message or "")
+            if written >= target:
+                break
+            if time.monotonic() > deadline:
+                raise ServerUnavailable(
+                    f"{self!r}: rows of {table} are not visible after {timeout_s:g} s "
+                    f"(transaction {written} of {target})"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        try:
+            self.rows(f"SELECT wait_wal_table({quote(table)})")
+        except QuestDBQueryError as error:
+            if "suspended" in str(error):
+                raise TableSuspended(table) from error
+            raise
+
+    # --- tables ---------------------------------------------------------------------------------------------
+
+    def version(self) -> tuple[int, int, int]:
+        """The server's version, such as (9, 3, 4)."""
+        ((build,),) = self.rows("SELECT build()")
+        match = re.search(r"QuestDB\D* (\d+)\.(\d+)\.(\d+)", build)
+        if match is None:
+            raise QuestDBQueryError(f"{self!r} gives no version but {build!r}")
+        major, minor, patch = (int(part) for part in match.groups())
+        return major, minor, patch
+
+    def tables(self) -> list[str]:
+        """The names of the tables, views left out."""
+        return sorted(name for (name,) in self.rows("SELECT table_name FROM tables() WHERE table_type = 'T'"))
+
+    def columns(self, table: str) -> dict[str, str]:
+        """Type by column of a table or view."""
+        return {name: kind for name, kind, _, _ in self._table_columns(table)}
+
+    def describe(self, table: str) -> TableShape:
+        """The shape of a table.
+
+        Raises
+        ------
+        SchemaMismatch
+            Where there is no such table, or the name is a view's.
+        """
+        about = self.rows(
+            "SELECT walEnabled, partitionBy, table_type FROM tables() WHERE table_name = %s",
+            (table,),
+        )
+        if not about or about[0][2] != "T":
+            raise SchemaMismatch(f"{self!r} has no table {table}" + (", only a view of that name" if about else ""))
+        columns = self._table_columns(table)
+        return TableShape(
+            name=table,
+            columns={name: kind for name, kind, _, _ in columns},
+            timestamp=next((name for name, _, designated, _ in columns if designated), None),
+            keys=frozenset(name for name, _, _, key in columns if key),
+            wal=about[0][0],
+            partition_by=about[0][1],
+        )
+
+    def _table_columns(self, table: str) -> list[tuple[str, str, bool, bool]]:
+        found = self.rows(f'SELECT "column", type, designated, upsertKey FROM table_columns({quote(table)})')
+        return [(name, kind, designated, key) for name, kind, designated, key in found]
+
+    def create(self, table: schema.Table) -> None:
+        """Create one of our tables where it is missing."""
+        self.execute(table.ddl())
+
+    def migrate(self) -> list[str]:
+        """Bring all of our tables and views up to date; what was done, a line each.
+
+        Missing tables are created, missing columns added, views whose text changed replaced. Nothing is changed
+        anywhere where one table differs in another way.
+
+        Raises
+        ------
+        SchemaMismatch
+            For another type, designated timestamp or set of dedup keys, for a column the schema does not know, for a
+            table without WAL: the exact differences and what to do.
+        """
+        return _insistent(
+            self._migrate, _Raced, timeout_s=10.0, what=f"{self!r}: tables change while they are brought up to date"
+        )
+
+    def _migrate(self) -> list[str]:
+        kinds = dict(self.rows("SELECT table_name, table_type FROM tables()"))
+        shapes = {name: self.describe(name) for name in schema.TABLES if kinds.get(name) == "T"}
+        differences = [f"{name} is a view" for name in schema.TABLES if kinds.get(name, "T") != "T"]
+        differences += [f"{name} is a table, must be a view" for name in schema.VIEWS if kinds.get(name, "V") != "V"]
+        for name, shape in shapes.items():
+            differences += _differences(schema.TABLES[name], shape)
+        if differences:
+            raise SchemaMismatch(
+                f"{self!r} does not fit schema version {schema.SCHEMA_VERSION}: {'; '.join(differences)}"
+            )
+
+        done = []
+        for name, table in schema.TABLES.items():
+            if name not in shapes:
+                self.create(table)
+                done.append(f"created table {name}")
+                continue
+            for column in table.columns:
+                if column.name not in shapes[name].columns:
+                    # One statement a column: the server refuses several for a table with WAL.
+                    self._alter(f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}")
+                    done.append(f"added column {name}.{column.name} {column.type}")
+        views = {
+            name: (sql, status)
+            for name, sql, status in self.rows("SELECT view_name, view_sql, view_status FROM views()")
+        }
+        for name, sql in schema.VIEWS.items():
+            if views.get(name) != (sql, "valid"):
+                self.execute(f"CREATE OR REPLACE VIEW {name} AS ({sql})")
+                done.append(f"{'replaced' if name in views else 'created'} view {name}")
+        for line in done:
+            log.info("%s", line)
+        return done
+
+    def _alter(self, sql: str) -> None:
+        try:
+            self.execute(sql)
+        except QuestDBQueryError as error:
+            if "already exists" in str(error):  # somebody else brings the tables up to date at this moment
+                raise _Raced from error
+            raise
+
+    # --- connections ----------------------------------------------------------------------------------------
+
+    def _open_pg(self) -> psycopg.Connection[Any]:
+        server = self.server
+        password = server.pg_password or server.password
+        try:
+            connection = psycopg.connect(
+                host=server.host,
+                port=server.pg_port,
+                user=server.pg_user or server.user or "admin",
+                password="quest" if password is None else password.get_secret_value(),
+                dbname="qdb",
+                autocommit=True,
+                connect_timeout=max(1, int(np.ceil(server.connect_timeout_s))),
+                options=f"-c statement_timeout={int(server.query_timeout_s * 1000)}",
+                sslmode=("verify-full" if server.tls_verify else "require") if server.tls else "disable",
+                sslrootcert="system" if server.tls and server.tls_verify else None,
+                gssencmode="disable",
+                keepalives_idle=30,
+            )
+        except psycopg.OperationalError as error:
+            if "password" in str(error) or "authentication" in str(error):
+                raise AccessRefused(
+                    f"{self!r} refused the credentials over PostgreSQL's wire: {_CREDENTIALS}"
+                ) from error
+            raise ServerUnavailable(f"{self!r} cannot be reached over PostgreSQL's wire ({error})") from error
+        connection.adapters.register_loader("timestamp", _UtcBinaryLoader)
+        connection.adapters.register_loader("timestamp", _UtcLoader)
+        return connection
+
+    def _open_sender(self) -> questdb.Sender:
+        server = self.server
+        conf = (
+            f"{'https' if server.tls else 'http'}::addr={server.host}:{server.http_port};auto_flush=off;"
+            # The client's own repetition would double rows of a table without keys; ours looks at them first.
+            f"retry_timeout=0;max_buf_size={_BUFFER_LIMIT};request_timeout={int(server.query_timeout_s * 1000)};"
+        )
+        if server.tls and not server.tls_verify:
+            conf += "tls_verify=unsafe_off;"
+        basic = server.token is None and server.user is not None and server.password is not None
+        sender = questdb.Sender.from_conf(
+            conf,
+            token=server.token.get_secret_value() if server.token else None,
+            username=server.user if basic else None,
+            password=server.password.get_secret_value() if basic and server.password else None,
+        )
+        sender.establish()  # type: ignore[no-untyped-call]
+        return sender
+
+    @contextmanager
+    def _cursor(self, sql: str) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
+        connection = _patient(self._living_pg)
+        sound = False
+        try:
+            with connection.cursor(binary=True) as cursor:
+                yield cursor
+            sound = True
+        except QuestDBQueryError:
+            sound = not connection.closed
+            raise
+        except psycopg.OperationalError as error:
+            raise ServerUnavailable(f"{self!r} broke off over PostgreSQL's wire ({error})") from error
+        except psycopg.Error as error:
+            raise QuestDBQueryError(
+                f"{self!r} values or answer do not pass PostgreSQL's wire ({error})", sql
+            ) from error
+        finally:
+            if sound:
+                self._pg.put(connection)
+            else:
+                connection.close()
+
+    def _living_pg(self) -> psycopg.Connection[Any]:
+        while True:
+            connection, rested = self._pg.take()
+            if rested < _IDLE_S and not connection.closed:
+                return connection  # type: ignore[no-any-return]
+            try:
+                connection.execute("SELECT 1")
+                return connection  # type: ignore[no-any-return]
+            except psycopg.Error:
+                connection.close()
+
+    def _run(self, cursor: psycopg.Cursor[tuple[Any, ...]], sql: str, params: Sequence[object]) -> None:
+        for place, value in enumerate(params, start=1):
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(
+                    f"value {place} of {_start_of(sql)} holds NUL, which PostgreSQL's wire does not carry: "
+                    "use query() with quote()"
+                )
+        if "\0" in sql:
+            raise ValueError(f"NUL does not pass PostgreSQL's wire, in: {_start_of(sql)}")
+        try:
+            # Without values psycopg takes % as it stands.
+            cursor.execute(sql.encode(), params or None)
+        except psycopg.DatabaseError as error:
+            # The server gives every error of its own the state 00000; a broken connection has none.
+            if error.sqlstate is None:
+                raise
+            message = error.diag.message_primary or str(error)
+            position = error.diag.statement_position
+            kind = AccessRefused if "permission denied" in message.lower() else QuestDBQueryError
+            raise kind(message, sql, int(position) if position else None) from error
+
+
+# --- what is written into SQL -------------------------------------------------------------------------------
+
+
+def quote(text: str) -> str:
+    """A text as an SQL literal; the one place where texts enter SQL.
+
+    Quotes are doubled; QuestDB takes everything else as it stands: backslash, semicolon, comment signs, line ends and,
+    over HTTP but not over PostgreSQL's wire, NUL.
+
+    Raises
+    ------
+    TypeError
+        For anything but a `str`.
+    ValueError
+        For half of a surrogate pair, which has no UTF-8.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text must be valid unicode, got {text!r}") from error
+    return "'" + text.replace("'", "''") + "'"
+
+
+def timestamp_literal(instant: datetime | np.datetime64) -> str:
+    """An instant as an SQL literal in UTC, good for TIMESTAMP and TIMESTAMP_NS.
+
+    Raises
+    ------
+    ValueError
+        For NaT, and for a `datetime` without a zone (`np.datetime64` has none and means UTC).
+    """
+    if isinstance(instant, datetime):
+        if instant.tzinfo is None:  # NaT is a datetime as well, and has none
+            raise ValueError(f"instant must have a zone, got {instant!r}: use UTC")
+        stamp = pd.Timestamp(instant).tz_convert("UTC").tz_localize(None)
+    else:
+        stamp = pd.Timestamp(instant)
+        if pd.isna(stamp):
+            raise ValueError("instant must be a time, got NaT")
+    return f"'{stamp.isoformat(timespec='nanoseconds' if stamp.nanosecond else 'microseconds')}Z'"
+
+
+def identifier(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """A table's or column's name as it stands in SQL, checked against the names the server knows.
+
+    Raises
+    ------
+    ValueError
+        For a name not among them, and for one with a quote in it.
+    """
+    if name not in known or '"' in name:
+        raise ValueError(f"no column or table {name!r}; there are {', '.join(sorted(known))}")
+    return f'"{name}"'
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+_CREDENTIALS: Final = (
+    "check user and password, or the token, in the TRIBUTARY_QUESTDB__… or TRIBUTARY_SOURCE__… settings"
+)
+
+
+class _UtcBinaryLoader(TimestampBinaryLoader):
+    def load(self, data: Any) -> datetime:
+        return super().load(data).replace(tzinfo=UTC)
+
+
+class _UtcLoader(TimestampLoader):
+    def load(self, data: Any) -> datetime:
+        return super().load(data).replace(tzinfo=UTC)
+
+
+class _Busy(Exception):
+    """The server's export places are taken."""
+
+
+class _Raced(Exception):
+    """Somebody else altered the table first."""
+
+
+class _Hung(ServerUnavailable):
+    """The server holds the connection and says nothing: asking again at once would only wait again."""
+
+
+def _patient(call: Callable[[], _T], attempts: int = _ATTEMPTS) -> _T:
+    """Repeat a call over a short outage."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, ServerUnavailable) and not isinstance(e, _Hung)),
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _insistent(call: Callable[[], _T], error: type[Exception], timeout_s: float, what: str) -> _T:
+    """Repeat a call for as long as it meets one error; in the end that is the server's fault."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(error),
+        stop=tenacity.stop_after_delay(timeout_s),
+        wait=tenacity.wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.05),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except error as last:
+        raise ServerUnavailable(f"{what}, after {timeout_s:g} s") from last
+
+
+def _start_of(sql: str) -> str:
+    line = " ".join(sql.split())
+    return line if len(line) <= 200 else f"{line[:200]} …"
+
+
+def _refused(body: str, sql: str) -> QuestDBQueryError:
+    try:
+        said = json.loads(body)
+        message, position = said["error"], int(said["position"])
+    except (ValueError, KeyError, TypeError):
+        return QuestDBQueryError(body[:500], sql)
+    place = position - len(_EXPORT_HEAD) + 1  # as over PostgreSQL's wire: from 1, in the caller's own SQL
+    return QuestDBQueryError(message, sql, place if 1 <= place <= len(sql) else None)
+
+
+def _shape_of(table: schema.Table) -> TableShape:
+    return TableShape(
+        name=table.name,
+        columns={column.name: column.type for column in table.columns},
+        timestamp=table.timestamp,
+        keys=frozenset(table.keys),
+        partition_by=table.partition_by,
+    )
+
+
+def _differences(table: schema.Table, found: TableShape) -> list[str]:
+    """What keeps a table on the server from being ours, missing columns aside, each with the way out."""
+    anew = f"RENAME TABLE {table.name} TO {table.name}_old and let it be created anew"
+    wrong = []
+    if not found.wal:
+        wrong.append(f"{table.name} has no WAL: run ALTER TABLE {table.name} SET TYPE WAL and restart the server")
+    if found.timestamp != table.timestamp:
+        wrong.append(f"{table.name} has the designated timestamp {found.timestamp}, must be {table.timestamp}: {anew}")
+    types = {column.name: column.type for column in table.columns}
+    for name, kind in found.columns.items():
+        if name not in types:
+            wrong.append(
+                f"{table.name}.{name} is not in the schema: a newer tributary-opt wrote it (upgrade), or run "
+                f"ALTER TABLE {table.name} DROP COLUMN {name}"
+            )
+        elif kind != types[name]:
+            wrong.append(f"{table.name}.{name} is {kind}, must be {types[name]}: {anew}")
+    if found.keys != frozenset(table.keys):
+        keys = ", ".join(table.keys)
+        missing = [key for key in table.keys if key not in found.columns]
+        remedy = anew if missing else f"run ALTER TABLE {table.name} DEDUP ENABLE UPSERT KEYS({keys})"
+        wrong.append(
+            f"{table.name} has the dedup keys ({', '.join(sorted(found.keys)) or 'none'}), must have ({keys}): {remedy}"
+        )
+    return wrong
+
+
+def _check_frame(shape: TableShape, frame: pd.DataFrame, exact: bool) -> None:
+    names = list(frame.columns)
+    if len(set(names)) != len(names):
+        raise ValueError(f"columns of a frame for {shape.name} must be distinct, got {names}")
+    unknown = sorted(set(names) - set(shape.columns))
+    needed = set(shape.columns) if exact else {*shape.keys, *([shape.timestamp] if shape.timestamp else [])}
+    missing = [name for name in shape.columns if name in needed and name not in names]
+    if unknown or missing:
+        raise ValueError(f"columns of a frame for {shape.name} must be the table's: {missing=}, {unknown=}")
+    if shape.timestamp is None:
+        raise ValueError(f"table {shape.name} must have a designated timestamp, has none")
+    for name in names:
+        kind = shape.columns[name]
+        wrong = _wrong_with(kind, frame[name], designated=name == shape.timestamp)
+        if wrong is not None:
+            raise ValueError(f"column {name} ({kind}) of a frame for {shape.name} must {wrong}")
+
+
+def _wrong_with(kind: str, values: pd.Series, designated: bool) -> str | None:
+    """The rule a column breaks and the value that breaks it; None where it is fit to send."""
+    dtype = values.dtype
+    if kind in ("TIMESTAMP", "TIMESTAMP_NS"):
+        units = ("us",) if kind == "TIMESTAMP" else ("us", "ns")
+        if not (isinstance(dtype, pd.DatetimeTZDtype) and dtype.unit in units and str(dtype.tz) == "UTC"):
+            return f"be datetime64[us, UTC], is {dtype}: use .dt.tz_convert('UTC').dt.as_unit('us')"
+        if designated and values.isna().any():
+            return f"hold no NaT (the server would put its clock), does in row {_first(values.isna())}"
+        if designated and len(values) and values.min() < pd.Timestamp(0, tz="UTC"):
+            return f"not lie before 1970, does with {values.min()}"
+        return None
+    if kind == "SYMBOL":
+        if not isinstance(dtype, pd.CategoricalDtype):
+            return f"be a Categorical, is {dtype}: use .astype('category')"
+        return _wrong_text(
+            pd.Series(dtype.categories[np.unique(values.cat.codes[values.notna()])], dtype=object), symbol=True
+        )
+    if kind in _TEXT:
+        return _wrong_text(
+            pd.Series(dtype.categories) if isinstance(dtype, pd.CategoricalDtype) else values, symbol=False
+        )
+    if kind in ("DOUBLE", "FLOAT"):
+        if dtype != np.float64 and not (kind == "FLOAT" and dtype == np.float32):
+            return f"be float64, is {dtype}"
+        infinite = np.isinf(values.to_numpy())
+        return f"hold no infinity, does in row {_first(infinite)}: null and a status say it" if infinite.any() else None
+    if kind in _INTEGERS:
+        if not pd.api.types.is_integer_dtype(dtype):
+            return f"be an integer type, Int32 or Int64 where it has nulls, is {dtype}"
+        # The smallest number is the server's null.
+        bound = 2 ** (_INTEGERS[kind] - 1) - 1
+        lowest, highest = (values.min(), values.max()) if values.notna().any() else (0, 0)
+        return None if -bound <= lowest and highest <= bound else f"lie within ±{bound}, holds {lowest} to {highest}"
+    if kind == "BOOLEAN":
+        if dtype not in (np.dtype(bool), pd.BooleanDtype()):
+            return f"be bool, is {dtype}"
+        return "hold no null (the type has none)" if values.isna().any() and values.notna().any() else None
+    if kind == "DOUBLE[]":
+        return _wrong_arrays(values)
+    return f"be left out: tributary-opt does not write {kind}"
+
+
+def _wrong_text(values: pd.Series, symbol: bool) -> str | None:
+    present = values[values.notna()]
+    strange = next((value for value in present if not isinstance(value, str)), None)
+    if strange is not None:
+        return f"hold texts, holds {strange!r}"
+    joined = "".join(present)
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
+        return f"hold valid unicode, does not with {joined[max(0, joined.index(_surrogate(joined)) - 10) :][:20]!r}"
+    if symbol and "\0" in joined:
+        return f"hold no NUL (no symbol can), does with {next(v for v in present if chr(0) in v)!r}"
+    return None
+
+
+def _surrogate(text: str) -> str:
+    return next(character for character in text if "\ud800" <= character <= "\udfff")
+
+
+def _wrong_arrays(values: pd.Series) -> str | None:
+    if values.dtype != object:
+        return f"be an object column of float64 arrays, is {values.dtype}"
+    arrays = values.to_numpy()
+    for row, array in enumerate(arrays):
+        if array is None or array is pd.NA or (isinstance(array, float) and np.isnan(array)):
+            continue
+        if not (isinstance(array, np.ndarray) and array.dtype == np.float64 and array.ndim == 1):
+            got = f"{array.ndim}-d {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+            return f"hold float64 arrays of one dimension, does not in row {row}: {got}"
+    step = 10_000  # bounds the copy
+    for start in range(0, len(arrays), step):
+        chunk = [array for array in arrays[start : start + step] if isinstance(array, np.ndarray)]
+        if chunk and np.isinf(np.concatenate(chunk)).any():
+            row = next(i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and np.isinf(a).any())
+            return f"hold no infinity in an array (no client could read it back), does in row {row}"
+    return None
+
+
+def _first(mask: pd.Series | np.ndarray[Any, Any]) -> int:
+    return int(np.flatnonzero(np.asarray(mask))[0])
