@@ -1,10 +1,55 @@
-"""Optimal execution schedules for every market of a QuestDB, one night at a time."""
+"""Optimal execution schedules for every market of a QuestDB, calibrated and published once a night.
+
+The names below are the numerical API; they need numpy alone (`StrategyComparison` loads pandas when it is asked for).
+The rest of the package is imported by its rooms: ``tributary_opt.market_data``, ``calibration``, ``storage``, ….
+"""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from tributary_opt.optimization import (
+    AlmgrenChrissParams,
+    AlmgrenChrissStrategy,
+    ExecutionStrategy,
+    ExecutionTrajectory,
+    MarketOrderStrategy,
+    TWAPStrategy,
+    calibrate_ac_params,
+    generate_ac_trajectory,
+    generate_market_order_trajectory,
+    generate_twap_trajectory,
+    implied_average_price,
+)
+
+if TYPE_CHECKING:
+    from tributary_opt.optimization import StrategyComparison
 
 try:
     __version__ = version("tributary-opt")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["__version__"]
+__all__ = [
+    "AlmgrenChrissParams",
+    "AlmgrenChrissStrategy",
+    "ExecutionStrategy",
+    "ExecutionTrajectory",
+    "MarketOrderStrategy",
+    "StrategyComparison",
+    "TWAPStrategy",
+    "__version__",
+    "calibrate_ac_params",
+    "generate_ac_trajectory",
+    "generate_market_order_trajectory",
+    "generate_twap_trajectory",
+    "implied_average_price",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`StrategyComparison` on demand: it alone needs pandas."""
+    if name == "StrategyComparison":
+        from tributary_opt.optimization import StrategyComparison
+
+        return StrategyComparison
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,355 @@
+"""One order: its parameters, its schedule, and the checks and the costing that every strategy shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tributary_opt.optimization.closed_form import (
+    _SHORTEST_STEP,
+    FloatArray,
+    Permanent,
+    SolveStatus,
+    _check_permanent,
+    _floats,
+    _half_steps,
+    _Market,
+    _scaled_cost,
+    _sum_steps,
+    _Sums,
+    _Workspace,
+    effective_eta,
+)
+
+__all__ = ["AlmgrenChrissParams", "ExecutionTrajectory", "Side", "implied_average_price"]
+
+Side = Literal["sell", "buy"]
+
+# The model itself has no limit; this one keeps a mistyped duration from filling the memory.
+_MOST_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class AlmgrenChrissParams:
+    """What trading one market costs: the coefficients of the Almgren-Chriss model.
+
+    `calibrate_ac_params` fills it by rule; any other estimate may be put in its place.
+    """
+
+    eta: float  #: temporary impact. [currency·day/contract²]
+    gamma: float  #: permanent impact. [currency/contract²]
+    sigma: float  #: volatility of the price. [currency/contract/√day]
+    alpha: float  #: exponent of the power law; a linear schedule does not use it. [-]
+    tau: float  #: length of one step. [day]
+    source_calibration: Any = None  #: what the numbers came from, kept as given
+    warnings: tuple[str, ...] = ()  #: why a number is NaN, and what else to know
+    epsilon: float = 0.0  #: half-spread and fees paid by every contract. [currency/contract]
+    price: float = math.nan  #: arrival price, for costs in bps. [currency/contract]
+    reference_rate: float = math.nan  #: rate at which linear and power law meet. [contracts/day]
+
+
+@dataclass(frozen=True, eq=False)
+class ExecutionTrajectory:
+    """A schedule of one order, with what it is expected to cost.
+
+    Where an argument was bad, every array is NaN and ``params["warnings"]`` says why; there is no NaN without a
+    warning.
+    """
+
+    timestamps: FloatArray  #: jτ from the start, shape (N + 1,). [day]
+    holdings: FloatArray  #: held at each of them, from the order size down to 0, shape (N + 1,). [contracts]
+    trade_sizes: FloatArray  #: traded between them, >= 0, shape (N,). [contracts]
+    strategy_name: str
+    total_cost_estimate: float  #: expected cost in bps of arrival notional; NaN without a price. [bps]
+    risk_aversion: float  #: λ; inf for a market order. [1/currency]
+    #: ``kappa`` [1/day], ``eta_tilde``, ``expected_cost`` [currency], ``cost_variance`` [currency²], ``urgency`` [-],
+    #: ``decay_time`` 1/κ [day], ``half_life`` [day], ``implied_price``, ``permanent``, ``impact_law``, ``side``,
+    #: ``status``, ``warnings``, and the inputs ``n_steps, horizon, eta, gamma, sigma, epsilon, tau, price``.
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def implied_average_price(
+    price: ArrayLike, expected_cost: ArrayLike, order_size: ArrayLike, side: Side = "sell"
+) -> FloatArray:
+    """Average price at which an order is expected to fill: arrival price less (sell) or plus (buy) cost per contract.
+
+    Parameters
+    ----------
+    price, expected_cost, order_size : array_like, broadcastable
+        Arrival price, E, X > 0. [currency/contract], [currency], [contracts]
+    side : "sell" | "buy"
+
+    Returns
+    -------
+    ndarray
+        May lie outside the market's range (below 0, or above 1 for a probability): then the linear law does not hold
+        that far, and the caller must say so. NaN where an input is. [currency/contract]
+    """
+    _check_side(side)
+    cost = _floats("expected_cost", expected_cost) / _floats("order_size", order_size)
+    return np.asarray(_floats("price", price) + (cost if side == "buy" else -cost))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes and their sums
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A schedule as fractions of its order, with the sums its cost needs."""
+
+    remaining: FloatArray  # (N + 1,)
+    slices: FloatArray  # (N,)
+    sums: _Sums
+    half_steps: float
+
+    @classmethod
+    def optimal(cls, step_decay: float, n_steps: int) -> _Shape:
+        """The closed form at κτ: the same kernel, hence the same bits, as in any batch."""
+        remaining, slices = np.empty((1, n_steps + 1)), np.empty((1, n_steps))
+        trade_trade, held_held, half = _Workspace(1, n_steps).fill(np.array([step_decay]), remaining, slices)
+        sums = _Sums(trade_trade[0], 0.5 * (1.0 - trade_trade[0]), held_held[0])
+        return cls(remaining[0], slices[0], sums, float(half[0]))
+
+    @classmethod
+    def of(cls, remaining: FloatArray, slices: FloatArray) -> _Shape:
+        """Any other schedule."""
+        held = remaining[1:]
+        sums = _Sums(_sum_steps(slices * slices), _sum_steps(slices * held), _sum_steps(held * held))
+        return cls(remaining, slices, sums, float(_half_steps(remaining[:, np.newaxis])[0]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a shape to a trajectory
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The arguments every strategy takes, checked: types raise here, bad values are listed in `faults`."""
+
+    strategy: str
+    size: float
+    n_steps: int
+    params: AlmgrenChrissParams | None
+    permanent: Permanent
+    side: Side
+    faults: tuple[str, ...]
+
+    @classmethod
+    def checked(
+        cls,
+        strategy: str,
+        order_size: Any,
+        duration_periods: Any,
+        params: AlmgrenChrissParams | None,
+        permanent: Permanent | None,
+        side: Side,
+    ) -> _Order:
+        faults: list[str] = []
+        size = _number("order_size", order_size)
+        if not (math.isfinite(size) and size > 0):
+            faults.append(
+                f'order_size must be finite and > 0, got {size:g}: give the contracts to trade, and side="buy" '
+                "for a purchase"
+            )
+        n_steps = _whole("duration_periods", duration_periods)
+        if n_steps is None or not 1 <= n_steps <= _MOST_STEPS:
+            faults.append(
+                f"duration_periods must be a whole number from 1 to {_MOST_STEPS}, got {duration_periods}: it counts "
+                "steps of params.tau days"
+            )
+            n_steps = 1
+        if params is not None:
+            if not isinstance(params, AlmgrenChrissParams):
+                raise TypeError(f"params must be AlmgrenChrissParams, got {type(params).__name__}")
+            faults += _faults_of(params, n_steps)
+        permanent = "paper" if permanent is None else permanent
+        _check_permanent(permanent)
+        _check_side(side)
+        return cls(strategy, size, n_steps, params, permanent, side, tuple(faults))
+
+    @property
+    def tau(self) -> float:
+        """Without parameters a step is taken as one day; the warning about the missing cost says so."""
+        return 1.0 if self.params is None else float(self.params.tau)
+
+    def eta_tilde(self) -> float:
+        if self.params is None:
+            return math.nan
+        return float(effective_eta(self.params.eta, self.params.gamma, self.params.tau, self.permanent))
+
+    def refused(self, risk_aversion: float, faults: Iterable[str] = ()) -> ExecutionTrajectory:
+        """NaN throughout, and why."""
+        numbers = dict.fromkeys(
+            (
+                "kappa",
+                "eta_tilde",
+                "expected_cost",
+                "cost_variance",
+                "urgency",
+                "decay_time",
+                "half_life",
+                "implied_price",
+            ),
+            math.nan,
+        )
+        return ExecutionTrajectory(
+            timestamps=np.full(self.n_steps + 1, np.nan),
+            holdings=np.full(self.n_steps + 1, np.nan),
+            trade_sizes=np.full(self.n_steps, np.nan),
+            strategy_name=self.strategy,
+            total_cost_estimate=math.nan,
+            risk_aversion=risk_aversion,
+            params={**numbers, **self._inputs(SolveStatus.BAD_INPUT, self._warnings([*self.faults, *faults]))},
+        )
+
+    def scheduled(
+        self,
+        shape: _Shape,
+        *,
+        risk_aversion: float,
+        step_decay: float = math.nan,
+        status: SolveStatus = SolveStatus.OK,
+        warnings: Iterable[str] = (),
+        trade_sizes: FloatArray | None = None,
+        holdings: FloatArray | None = None,
+    ) -> ExecutionTrajectory:
+        """The shape scaled to the order, and costed. Exact contracts may be given where scaling would round them."""
+        said = list(warnings)
+        expected_cost = cost_variance = bps = implied = math.nan
+        price = math.nan
+        if self.params is None:
+            said.append("no params given: the cost is unknown (NaN), and one step is taken as one day")
+        else:
+            expected_cost, cost_variance = self._cost(shape)
+            price = float(self.params.price)
+            if math.isnan(expected_cost):
+                status = SolveStatus.COST_OUT_OF_RANGE
+                said.append(
+                    "the expected cost or its variance is beyond the double range: use a larger unit of currency or "
+                    "contract"
+                )
+            if math.isfinite(price) and price > 0:
+                with np.errstate(over="ignore"):
+                    bps = float(np.float64(expected_cost) / self.size / price * 1e4)
+                implied = float(implied_average_price(price, expected_cost, self.size, self.side))
+                if implied < 0:
+                    said.append(
+                        f"the implied average price of the sale is {implied:g}, below 0: the impact law does not hold "
+                        "for an order of this size; trade less or longer"
+                    )
+            else:
+                said.append(f"price must be finite and > 0 for a cost in bps, got {price:g}: set params.price")
+        tau = self.tau
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            kappa = np.float64(step_decay) / tau
+            decay_time = np.float64(tau) / step_decay
+            numbers = {
+                "kappa": float(kappa),
+                "eta_tilde": self.eta_tilde(),
+                "expected_cost": expected_cost,
+                "cost_variance": cost_variance,
+                "urgency": float(np.float64(step_decay) * self.n_steps),
+                "decay_time": float(decay_time),
+                "half_life": shape.half_steps * tau,
+                "implied_price": implied,
+            }
+        return ExecutionTrajectory(
+            timestamps=np.arange(self.n_steps + 1, dtype=np.float64) * tau,
+            holdings=self.size * shape.remaining if holdings is None else holdings,
+            trade_sizes=self.size * shape.slices if trade_sizes is None else trade_sizes,
+            strategy_name=self.strategy,
+            total_cost_estimate=bps,
+            risk_aversion=risk_aversion,
+            params={**numbers, **self._inputs(status, self._warnings(said))},
+        )
+
+    def _cost(self, shape: _Shape) -> tuple[float, float]:
+        assert self.params is not None
+        p = self.params
+        market = _Market(*(np.float64(a) for a in (p.eta, p.gamma, p.sigma, p.epsilon, p.tau)))  # type: ignore[arg-type]
+        expected, variance = _scaled_cost(shape.sums, np.asarray(self.size), 1.0, market, self.permanent)
+        if not (np.isfinite(expected) and np.isfinite(variance)):
+            return math.nan, math.nan
+        return float(expected), float(variance)
+
+    def _warnings(self, more: list[str]) -> tuple[str, ...]:
+        return (*(() if self.params is None else self.params.warnings), *more)
+
+    def _inputs(self, status: SolveStatus, warnings: tuple[str, ...]) -> dict[str, Any]:
+        p = self.params
+        market = {name: math.nan if p is None else float(getattr(p, name)) for name in _COEFFICIENTS}
+        return {
+            "permanent": self.permanent,
+            "impact_law": "linear",
+            "side": self.side,
+            "status": status.name.lower(),
+            "n_steps": self.n_steps,
+            "horizon": self.n_steps * market["tau"],
+            **market,
+            "warnings": warnings,
+        }
+
+
+_COEFFICIENTS = ("eta", "gamma", "sigma", "epsilon", "tau", "price")
+
+
+def _faults_of(params: AlmgrenChrissParams, n_steps: int) -> list[str]:
+    faults = []
+    for name in ("eta", "gamma", "sigma", "epsilon"):
+        value = _number(f"params.{name}", getattr(params, name))
+        if not (math.isfinite(value) and value >= 0):
+            faults.append(f"params.{name} must be finite and >= 0, got {value:g}: calibrate the market again")
+    tau = _number("params.tau", params.tau)
+    if not (tau >= _SHORTEST_STEP and math.isfinite(n_steps * tau)):
+        faults.append(f"params.tau must be finite and > 0, got {tau:g}: give the length of one step in days")
+    _number("params.price", params.price)
+    return faults
+
+
+def _eta_tilde_warning(eta: float, eta_tilde: float, tau: float) -> str:
+    way_out = 'take more, shorter steps, or permanent="midprice"' if eta > 0 else "eta itself must be > 0"
+    return (
+        f"eta - gamma*tau/2 must be > 0, got {eta_tilde:g} at tau={tau:g} day: the schedule is TWAP, costed with the "
+        f"true eta and gamma; {way_out}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _number(name: str, value: Any) -> float:
+    """A real number as float; anything else is a wrong type."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the double range
+        return math.inf
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A whole number as int, None for another number; anything else is a wrong type."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    number = _number(name, value)
+    return int(number) if number.is_integer() else None
+
+
+def _check_side(side: Any) -> None:
+    if side not in ("sell", "buy"):
+        raise ValueError(f'side must be "sell" or "buy", got {side!r}')
