@@ -1,0 +1,1 @@
+"""What the market did: ticks in the source → market days → statistics of a window."""

@@ -1,0 +1,109 @@
+"""Trading days: 24 hours from 00:00 UTC for `24/7`, one session for an exchange's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+
+import exchange_calendars
+import numpy as np
+import pandas as pd
+from exchange_calendars.errors import InvalidCalendarName
+
+ALWAYS_OPEN = "24/7"
+_EARLIEST = date(1990, 1, 1)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One trading day: its date and the half-open interval of time that belongs to it."""
+
+    calendar: str
+    day: date
+    start: datetime
+    end: datetime
+
+    @property
+    def hours(self) -> float:
+        """Length of the day. [h]"""
+        return (self.end - self.start).total_seconds() / 3600.0
+
+    @property
+    def utc_dates(self) -> list[date]:
+        """The UTC dates that the interval touches."""
+        first, last = self.start.date(), (self.end - timedelta(microseconds=1)).date()
+        return [first + timedelta(days=i) for i in range((last - first).days + 1)]
+
+
+class TradingCalendar:
+    """The trading days of one calendar, `24/7` or any code that `exchange_calendars` knows."""
+
+    def __init__(self, code: str):
+        self.code = code
+        self._exchange = None if code == ALWAYS_OPEN else _exchange(code)
+        self.timezone = "UTC" if self._exchange is None else str(self._exchange.tz)
+
+    def session(self, day: date) -> Session | None:
+        """The session of a date, or None where the exchange is closed all day."""
+        if self._exchange is None:
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            return Session(self.code, day, start, start + timedelta(days=1))
+        label = pd.Timestamp(day)
+        if not self._exchange.is_session(label):
+            return None
+        start, end = self._exchange.session_open(label), self._exchange.session_close(label)
+        return Session(self.code, day, start.to_pydatetime(), end.to_pydatetime())
+
+    def days(self, first: date, last: date) -> list[date]:
+        """The trading days from `first` to `last`, both included."""
+        if self._exchange is None:
+            return [first + timedelta(days=i) for i in range((last - first).days + 1)]
+        sessions = self._exchange.sessions_in_range(pd.Timestamp(first), pd.Timestamp(last))
+        return [stamp.date() for stamp in sessions]
+
+    def last_days(self, as_of: date, n: int) -> list[date]:
+        """The newest `n` trading days up to and including `as_of`, oldest first."""
+        if self._exchange is None:
+            return self.days(as_of - timedelta(days=n - 1), as_of)
+        span = timedelta(days=2 * n + 14)
+        days = self.days(max(as_of - span, _EARLIEST), as_of)
+        return days[-n:]
+
+    def instant_after(self, day: date, horizon: float) -> datetime:
+        """The instant at which `horizon` trading days are over that begin with the first session after `day`."""
+        if self._exchange is None:
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+            return start + timedelta(days=horizon)
+        sessions = self.days(day + timedelta(days=1), day + timedelta(days=int(2 * horizon) + 21))
+        whole = int(np.ceil(horizon)) - 1
+        session = self.session(sessions[min(whole, len(sessions) - 1)])
+        assert session is not None
+        return session.start + (horizon - whole) * (session.end - session.start)
+
+    def hour_of_day(self, stamps: np.ndarray) -> np.ndarray:
+        """Hour 0-23 of datetime64 stamps (UTC) on the calendar's own clock."""
+        local = pd.DatetimeIndex(stamps).tz_localize("UTC").tz_convert(self.timezone)
+        return np.asarray(local.hour, dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def trading_calendar(code: str) -> TradingCalendar:
+    """The calendar of a code. ValueError for a code nobody knows."""
+    try:
+        return TradingCalendar(code)
+    except InvalidCalendarName:
+        raise ValueError(
+            f"calendar must be '{ALWAYS_OPEN}' or a code of exchange_calendars such as XNYS, got {code!r}"
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def _exchange(code: str) -> exchange_calendars.ExchangeCalendar:
+    # Its default range begins 20 years ago; a backfill may want more. Not every calendar reaches 1990.
+    try:
+        return exchange_calendars.get_calendar(code, start=str(_EARLIEST))
+    except InvalidCalendarName:
+        raise
+    except ValueError:
+        return exchange_calendars.get_calendar(code)

@@ -1,0 +1,162 @@
+"""Reference data: what kind of instrument each market is, and by whose calendar it trades.
+
+From the `markets` table or a file, else from the settings' rules by market-id pattern, else the default: kind `price`,
+calendar `24/7`, multiplier 1. The kind is never guessed from prices; the row says where it came from.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from tributary_opt import schema
+from tributary_opt.market_data.calendars import ALWAYS_OPEN, trading_calendar
+from tributary_opt.settings import MarketRule
+
+KINDS = ("price", "probability")
+
+_DEFAULTS: dict[str, object] = {
+    "kind": "price",
+    "complement_token_id": None,
+    "resolution_time": pd.NaT,
+    "calendar": ALWAYS_OPEN,
+    "tick_size": np.nan,
+    "lot_size": np.nan,
+    "taker_fee": 0.0,
+    "contract_multiplier": 1.0,
+    "inverse": False,
+}
+_NUMBERS = ("tick_size", "lot_size", "taker_fee", "contract_multiplier")
+REFERENCE_COLUMNS = (*_DEFAULTS, "reference_source", "reference_problem")
+
+
+def read_markets_file(path: Path) -> pd.DataFrame:
+    """Reference data from a Parquet or CSV file. ValueError for a missing column."""
+    table = pq.read_table(path) if path.suffix.lower() == ".parquet" else pyarrow.csv.read_csv(path)
+    missing = [c.name for c in schema.MARKETS.columns if c.required and c.name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path.name} has no column {', '.join(missing)}; reference data need {schema.MARKETS.names}")
+    known = [name for name in schema.MARKETS.names if name in table.column_names]
+    return table.select(known).to_pandas()
+
+
+class ReferenceData:
+    """What is known of every instrument, by table or file, by rule, by default, in this order."""
+
+    def __init__(self, rows: pd.DataFrame | None = None, rules: tuple[MarketRule, ...] = ()):
+        self._rules = rules
+        self._rows = _newest(pd.DataFrame() if rows is None else rows)
+
+    def calendars(self) -> list[str]:
+        """Every calendar that may be in use, the default included; codes nobody knows left out."""
+        named = {ALWAYS_OPEN, *(rule.calendar for rule in self._rules)}
+        if len(self._rows):
+            named |= set(self._rows["calendar"])
+        return sorted(code for code in named if _known_calendar(code))
+
+    def of(self, markets: pd.DataFrame) -> pd.DataFrame:
+        """Reference data of instruments.
+
+        Parameters
+        ----------
+        markets : DataFrame with market_id and token_id, one row an instrument
+
+        Returns
+        -------
+        DataFrame with the same rows and order: market_id, token_id and `REFERENCE_COLUMNS`. `reference_problem` is
+        empty, or says why the data cannot be used (the market will be refused); its calendar is then 24/7.
+        """
+        out = markets[["market_id", "token_id"]].reset_index(drop=True)
+        out = out.assign(**_DEFAULTS, reference_source="default")
+        out["resolution_time"] = pd.Series(pd.NaT, index=out.index, dtype="datetime64[us, UTC]")
+        out["complement_token_id"] = out["complement_token_id"].astype(object)
+        self._apply_rules(out)
+        self._apply_rows(out)
+        return _checked(out)
+
+    def _apply_rules(self, out: pd.DataFrame) -> None:
+        ids = pd.unique(out["market_id"])
+        taken = np.zeros(len(out), dtype=bool)
+        for rule in self._rules:
+            matching = {m for m in ids if fnmatch.fnmatchcase(m, rule.pattern)}
+            hit = out["market_id"].isin(matching).to_numpy() & ~taken
+            taken |= hit
+            for name, value in rule.model_dump(exclude={"pattern"}).items():
+                out.loc[hit, name] = np.nan if value is None else value
+            out.loc[hit, "reference_source"] = "pattern"
+
+    def _apply_rows(self, out: pd.DataFrame) -> None:
+        if not len(self._rows):
+            return
+        # A row without a token speaks for every token of its market that has none of its own.
+        whole = self._rows["token_id"] == ""
+        keys = pd.MultiIndex.from_frame(out[["market_id", "token_id"]])
+        own = pd.MultiIndex.from_frame(self._rows.loc[~whole, ["market_id", "token_id"]]).get_indexer(keys)
+        shared = pd.Index(self._rows.loc[whole, "market_id"]).get_indexer(pd.Index(out["market_id"]))
+        place = np.where(
+            own >= 0,
+            np.flatnonzero(~whole)[own] if (~whole).any() else -1,
+            np.where(shared >= 0, np.flatnonzero(whole)[shared] if whole.any() else -1, -1),
+        )
+        hit = place >= 0
+        for name in _DEFAULTS:
+            out.loc[hit, name] = self._rows[name].to_numpy()[place[hit]]
+        out.loc[hit, "reference_source"] = "markets"
+
+
+def _newest(rows: pd.DataFrame) -> pd.DataFrame:
+    if not len(rows):
+        return pd.DataFrame(columns=[*schema.MARKETS.names])
+    rows = rows.copy()
+    for name, default in _DEFAULTS.items():
+        if name not in rows:
+            rows[name] = default
+        elif name not in ("resolution_time", "complement_token_id", "tick_size", "lot_size"):
+            rows[name] = rows[name].where(rows[name].notna(), default)
+    rows["token_id"] = rows["token_id"].fillna("").astype(str)
+    rows["resolution_time"] = pd.to_datetime(rows["resolution_time"], utc=True).astype("datetime64[us, UTC]")
+    rows["complement_token_id"] = rows["complement_token_id"].astype(object).where(rows["complement_token_id"].notna(), None)
+    if "updated_at" in rows:
+        rows = rows.sort_values("updated_at", kind="stable")
+    return rows.drop_duplicates(["market_id", "token_id"], keep="last").reset_index(drop=True)
+
+
+def _known_calendar(code: object) -> bool:
+    try:
+        trading_calendar(str(code))
+    except ValueError:
+        return False
+    return True
+
+
+def _checked(out: pd.DataFrame) -> pd.DataFrame:
+    problem = np.full(len(out), "", dtype=object)
+
+    def note(bad: np.ndarray, text: pd.Series | str) -> None:
+        first = bad & (problem == "")
+        problem[first] = np.broadcast_to(np.asarray(text, dtype=object), len(out))[first]
+
+    kinds = out["kind"].astype(str)
+    note(~kinds.isin(KINDS).to_numpy(), "kind must be price or probability, got " + kinds)
+    unknown = {code for code in pd.unique(out["calendar"].astype(str)) if not _known_calendar(code)}
+    strange = out["calendar"].astype(str).isin(unknown).to_numpy()
+    note(strange, "calendar must be 24/7 or a code of exchange_calendars, got " + out["calendar"].astype(str))
+    for name in _NUMBERS:
+        out[name] = pd.to_numeric(out[name], errors="coerce").astype(float)
+        value = out[name].to_numpy()
+        low_ok = value >= 0 if name == "taker_fee" else value > 0
+        optional = np.isnan(value) if name in ("tick_size", "lot_size") else np.zeros(len(out), dtype=bool)
+        rule = "be >= 0 and finite" if name == "taker_fee" else "be > 0 and finite"
+        note(~(optional | (low_ok & np.isfinite(value))), f"{name} must {rule}, got " + out[name].astype(str))
+    inverse = out["inverse"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    note(inverse, "inverse contract: its size is no amount of the underlying, so price times size is no notional")
+    out["inverse"] = inverse
+    out["kind"] = np.where(kinds.isin(KINDS), kinds, "price")
+    out["calendar"] = np.where(strange, ALWAYS_OPEN, out["calendar"].astype(str))
+    out["reference_problem"] = problem
+    return out

@@ -1,0 +1,385 @@
+"""One night, step by step: observe → calibrate → precompute → publish.
+
+The steps are plain functions of a day and of settings; the flows wrap them in tasks, `run_night` calls them in turn
+without a server. A step takes and gives plain values (days, frames), never an open connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+import tributary_opt
+from tributary_opt import schema
+from tributary_opt.calibration.rule import calibrate
+from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.market_days import MarketDays, Window, newest_complete_day, window_digest
+from tributary_opt.market_data.markets import ReferenceData, read_markets_file
+from tributary_opt.market_data.source import Source
+from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.precompute import precompute
+from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsRules
+from tributary_opt.storage import embedded
+from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.releases import Outcome, ReleaseError, Releases, Run
+
+MARKETS_PER_CHUNK = 2_000
+"""Markets calibrated and solved at a time; bounds memory. [-]"""
+
+_LOG = logging.getLogger(__name__)
+
+
+class NightError(Exception):
+    """The night cannot be run as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run computes: everything that decides its rows beside the data."""
+
+    statistics: StatisticsRules = StatisticsRules()
+    calibration: CalibrationRules = CalibrationRules()
+    grid: Grid = Grid()
+    markets: tuple[str, ...] = ()
+    """Only these market ids; empty means all. A run of some markets is stored, never current."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Canonical form, for the run id and the run's row."""
+        models: dict[str, BaseModel] = {"statistics": self.statistics, "calibration": self.calibration, "grid": self.grid}
+        return {**{k: m.model_dump(mode="json") for k, m in models.items()}, "markets": sorted(self.markets)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a night will do."""
+
+    as_of: date
+    started_at: datetime
+    window_start: date
+    outdated: tuple[date, ...]
+    """Days to read from ticks; the others are known."""
+    future_rows: int
+
+
+@dataclass
+class Calibrated:
+    """Parameters of some markets and digests of what they were made from."""
+
+    parameters: pd.DataFrame
+    input_digest: str
+    reference_digest: str
+
+
+@dataclass
+class NightReport:
+    """What came out of a night."""
+
+    plan: Plan
+    outcome: Outcome | None
+    """None for a dry run."""
+    run: Run
+    parameters: pd.DataFrame
+    trajectories: pd.DataFrame
+    before: pd.DataFrame | None = None
+    """Parameters of the release that was current before, if any."""
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Night:
+    """The steps, over open connections. Make one with `open_night`."""
+
+    def __init__(self, settings: Settings, sink: QuestDB, source_db: QuestDB):
+        self.settings = settings
+        self.sink = sink
+        self.source = Source(source_db, settings.source_tables)
+        self.releases = Releases(sink, settings.parquet_root)
+        self._reference: ReferenceData | None = None
+
+    @property
+    def reference(self) -> ReferenceData:
+        """Reference data of the markets, read once."""
+        if self._reference is None:
+            if self.settings.markets_file is not None:
+                rows: pd.DataFrame | None = read_markets_file(self.settings.markets_file)
+            else:
+                table = self.source.reference()
+                rows = None if table is None else table.to_pandas()
+            self._reference = ReferenceData(rows, self.settings.market_rules)
+        return self._reference
+
+    def prepare(self) -> None:
+        """Our tables brought up to date, the source checked, a lagging manifest repaired."""
+        self.sink.migrate()
+        self.source.check()
+        self.releases.repair()
+
+    # --- observe ---------------------------------------------------------------------------------------------
+
+    def plan(
+        self, choices: Choices, as_of: date | None = None, *, reread: bool = False, now: datetime | None = None
+    ) -> Plan:
+        """Which day, and which days must be read for it.
+
+        `as_of` None means the newest complete trading day with trades. NightError for a day that is not over, and where
+        there is nothing to use.
+        """
+        now = now or datetime.now(UTC)
+        midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        if as_of is None:
+            as_of = newest_complete_day(self.source, self.reference, now)
+            if as_of is None:
+                raise NightError("no trade before today in the source: load some (`tributary-opt load`), or give as_of")
+        elif as_of >= midnight.date():
+            raise NightError(f"as_of must be a day that is over, before {midnight.date()} (UTC), got {as_of}")
+        days = self._days(choices)
+        window = days.window(as_of, choices.calibration.lookback_days)
+        outdated = days.outdated(window, reread=reread)
+        future = self.source.rows_from(midnight + timedelta(days=1))
+        if future:
+            _LOG.warning("%d source rows are stamped after today; they are ignored", future)
+        return Plan(as_of, now, window.first, tuple(outdated), future)
+
+    def observe(self, choices: Choices, days: tuple[date, ...], *, store: bool = True) -> pd.DataFrame:
+        """Read days from ticks; keep them unless told otherwise. Returns their rows."""
+        market_days = self._days(choices)
+        parts = []
+        for day in days:
+            rows = market_days.read(day)
+            if store:
+                market_days.store(rows)
+            _LOG.info("%s: %d market days read", day, len(rows))
+            parts.append(rows)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    # --- calibrate -------------------------------------------------------------------------------------------
+
+    def chunks(self, choices: Choices, as_of: date) -> list[tuple[str, str]]:
+        """Ranges of market ids, about `MARKETS_PER_CHUNK` each, that cover every market of the window."""
+        window = self._window(choices, as_of)
+        return self._days(choices).chunks(window, MARKETS_PER_CHUNK)
+
+    def calibrate(
+        self,
+        choices: Choices,
+        as_of: date,
+        chunk: tuple[str, str] | None = None,
+        fresh: pd.DataFrame | None = None,
+    ) -> Calibrated:
+        """Parameters of the markets of a chunk (None: all), from the window's stored rows.
+
+        `fresh` are rows of days that were read but not stored (a dry run); they replace the stored ones.
+        """
+        window = self._window(choices, as_of)
+        rows = self._days(choices).load(window, chunk, fresh)
+        if choices.markets:
+            rows = rows[rows["market_id"].isin(choices.markets)].reset_index(drop=True)
+        statistics = window_statistics(rows, window)
+        reference = self.reference.of(statistics)
+        end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
+        parameters = calibrate(statistics, reference, choices.calibration, pd.to_datetime(end, utc=True))
+        return Calibrated(parameters, window_digest(rows), _frame_digest(reference))
+
+    # --- publish ---------------------------------------------------------------------------------------------
+
+    def make_run(
+        self, choices: Choices, plan: Plan, calibrated: list[Calibrated], *, scope: str | None = None
+    ) -> Run:
+        """The run's row, its id made from everything that decides its rows."""
+        input_digest = _joined([c.input_digest for c in calibrated])
+        reference_digest = _joined([c.reference_digest for c in calibrated])
+        scope = scope or ("partial" if choices.markets else "whole")
+        parameters = [c.parameters for c in calibrated]
+        decided_by = {
+            "as_of": plan.as_of.isoformat(),
+            "input": input_digest,
+            "reference": reference_digest,
+            "settings": choices.as_json(),
+            "scope": scope,
+            "package_version": tributary_opt.__version__,
+            "source": source_digest(),
+            "numpy": np.__version__,
+        }
+        canonical = json.dumps(decided_by, sort_keys=True, separators=(",", ":"))
+        return Run(
+            as_of=plan.as_of,
+            run_id=hashlib.sha256(canonical.encode()).hexdigest()[:16],
+            scope=scope,
+            window_start=plan.window_start,
+            started_at=plan.started_at,
+            settings=choices.as_json(),
+            input_digest=input_digest,
+            reference_digest=reference_digest,
+            package_version=tributary_opt.__version__,
+            source_digest=source_digest(),
+            numpy_version=np.__version__,
+            server_version=".".join(map(str, self.sink.version())),
+            source_trades=int(sum(p["n_trades"].sum() for p in parameters)),
+            source_snapshots=int(sum(p["n_snapshots"].sum() for p in parameters)),
+            future_rows=plan.future_rows,
+            days_read=len(plan.outdated),
+            n_markets=sum(len(p) for p in parameters),
+            n_ok=int(sum((p["status"] == "ok").sum() for p in parameters)),
+        )
+
+    def current_parameters(self) -> pd.DataFrame | None:
+        """Parameters of the current release, or None before the first."""
+        pointer = self.releases.current()
+        if pointer is None:
+            return None
+        return self.releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id).to_pandas()
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _days(self, choices: Choices) -> MarketDays:
+        return MarketDays(
+            self.sink,
+            self.source,
+            self.reference,
+            choices.statistics,
+            markets_per_slice=self.settings.markets_per_slice,
+        )
+
+    def _window(self, choices: Choices, as_of: date) -> Window:
+        return self._days(choices).window(as_of, choices.calibration.lookback_days)
+
+
+@contextlib.contextmanager
+def open_night(settings: Settings) -> Iterator[Night]:
+    """A night over the configured servers, or over the embedded one, which is started if it is not up."""
+    with embedded.connection(settings) as (sink, source), QuestDB(sink) as sink_db, QuestDB(source) as source_db:
+        yield Night(settings, sink_db, source_db)
+
+
+def run_night(
+    settings: Settings,
+    choices: Choices = Choices(),
+    *,
+    as_of: date | None = None,
+    dry_run: bool = False,
+    reread: bool = False,
+    now: datetime | None = None,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> NightReport:
+    """One whole night in this process, without Prefect.
+
+    Parameters
+    ----------
+    as_of : date, optional
+        Last trading day to use; None means the newest complete one with trades.
+    dry_run : bool
+        Compute everything, write nothing.
+    reread : bool
+        Read every day of the window again.
+    progress : callable
+        Called with (step, done, total) as the night goes on.
+    on_step : callable
+        Called with the name of each step of the publishing protocol once it is done.
+    """
+    timings: dict[str, float] = {}
+    with open_night(settings) as night:
+        with _timed(timings, "plan"):
+            night.prepare()
+            plan = night.plan(choices, as_of, reread=reread, now=now)
+            before = night.current_parameters()
+        fresh = []
+        with _timed(timings, "observe"):
+            for i, day in enumerate(plan.outdated):
+                progress("observe", i, len(plan.outdated))
+                rows = night.observe(choices, (day,), store=not dry_run)
+                if dry_run:
+                    fresh.append(rows)
+            progress("observe", len(plan.outdated), len(plan.outdated))
+        chunks: list[tuple[str, str] | None] = [None] if dry_run else [*night.chunks(choices, plan.as_of)]
+        calibrated, solved = [], []
+        for i, chunk in enumerate(chunks):
+            progress("calibrate and precompute", i, len(chunks))
+            with _timed(timings, "calibrate"):
+                part = night.calibrate(choices, plan.as_of, chunk, pd.concat(fresh) if fresh else None)
+            calibrated.append(part)
+            with _timed(timings, "precompute"):
+                solved.append(precompute(part.parameters, choices.grid, plan.as_of))
+        progress("calibrate and precompute", len(chunks), len(chunks))
+        parameters, trajectories = together(calibrated, solved)
+        run = night.make_run(choices, plan, calibrated)
+        outcome = None
+        if not dry_run:
+            progress("publish", 0, 1)
+            with _timed(timings, "publish"):
+                outcome = publish(night, run, parameters, trajectories, timings, on_step=on_step)
+            progress("publish", 1, 1)
+    return NightReport(plan, outcome, run, parameters, trajectories, before, timings)
+
+
+def together(calibrated: list[Calibrated], solved: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The chunks as one frame of parameters and one of trajectories. NightError where there is no market at all."""
+    parts = [c.parameters for c in calibrated if len(c.parameters)]
+    if not parts:
+        raise NightError("no market has a row in the window: nothing to publish; check as_of, --markets and the source tables")
+    return pd.concat(parts, ignore_index=True), pd.concat(solved, ignore_index=True)
+
+
+def publish(
+    night: Night,
+    run: Run,
+    parameters: pd.DataFrame,
+    trajectories: pd.DataFrame,
+    timings: dict[str, float],
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Outcome:
+    """Publish a run; a failure is written into its row before it is raised."""
+    run = replace(run, timings={k: round(v, 3) for k, v in timings.items()})
+    try:
+        return night.releases.publish(run, parameters, trajectories, on_step=on_step)
+    except ReleaseError as error:
+        night.releases.record(replace(run, state="failed", finished_at=datetime.now(UTC), error=str(error)))
+        raise
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """SHA-256 of this package's own source files."""
+    digest = hashlib.sha256()
+    root = Path(tributary_opt.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _session_end(code: str, window: Window) -> datetime | None:
+    days = window.days[code]
+    session = trading_calendar(code).session(days[-1]) if days else None
+    return session.end if session else None
+
+
+def _frame_digest(frame: pd.DataFrame) -> str:
+    text = frame.astype(str).to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _joined(digests: list[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[step] = timings.get(step, 0.0) + time.perf_counter() - start

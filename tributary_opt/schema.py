@@ -1,0 +1,494 @@
+"""Every table, read or written: columns, types, units, meaning and keys.
+
+The one place that says them. DDL, views, Arrow schemas, Parquet metadata and the checks of a source are made
+from here; nothing else spells a column's type or unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = 1
+"""Raised when a published table changes; stands in the pointer row and in every Parquet file."""
+
+MAX_STEPS: Final = 1_000
+"""Longest schedule a table holds; the step view unrolls this many. [steps]"""
+
+ARROW_TYPES: Final[dict[str, pa.DataType]] = {
+    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+    "SYMBOL": pa.string(),
+    "VARCHAR": pa.string(),
+    "DOUBLE": pa.float64(),
+    "INT": pa.int32(),
+    "LONG": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "DOUBLE[]": pa.list_(pa.float64()),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its SQL type, its unit and what it means."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table we write: columns, designated timestamp, dedup keys, partitioning."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    keys: tuple[str, ...]
+    """Dedup keys; the designated timestamp comes first."""
+    partition_by: str
+
+    @property
+    def timestamp(self) -> str:
+        """The designated timestamp."""
+        return self.keys[0]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def ddl(self) -> str:
+        """The CREATE TABLE statement."""
+        columns = ",\n  ".join(f"{c.name} {c.type}" for c in self.columns)
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.name} (\n  {columns}\n) TIMESTAMP({self.timestamp}) "
+            f"PARTITION BY {self.partition_by} WAL DEDUP UPSERT KEYS({', '.join(self.keys)})"
+        )
+
+    def arrow_schema(self, metadata: dict[str, str] | None = None) -> pa.Schema:
+        """The Arrow schema, units and meanings as field metadata, `metadata` on the whole."""
+        fields = [
+            pa.field(c.name, ARROW_TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
+            for c in self.columns
+        ]
+        return pa.schema(fields, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column of a source table: what it is called by default and which types will do."""
+
+    name: str
+    types: tuple[str, ...]
+    required: bool
+    meaning: str
+    create_as: str
+    """Type given where we create the table ourselves (demo, `load`)."""
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table we read and do not own."""
+
+    name: str
+    meaning: str
+    columns: tuple[SourceColumn, ...]
+    keys: tuple[str, ...]
+    partition_by: str = "DAY"
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def ddl(self, name: str | None = None, rename: dict[str, str] | None = None) -> str:
+        """The CREATE TABLE statement with which we would create it, dedup keys included."""
+        rename = rename or {}
+        columns = ",\n  ".join(f"{rename.get(c.name, c.name)} {c.create_as}" for c in self.columns)
+        keys = ", ".join(rename.get(k, k) for k in self.keys)
+        return (
+            f"CREATE TABLE IF NOT EXISTS {name or self.name} (\n  {columns}\n) "
+            f"TIMESTAMP({rename.get(self.keys[0], self.keys[0])}) "
+            f"PARTITION BY {self.partition_by} WAL DEDUP UPSERT KEYS({keys})"
+        )
+
+
+_TEXT = ("SYMBOL", "VARCHAR", "STRING")
+_NUMBER = ("DOUBLE", "FLOAT", "INT", "LONG", "SHORT")
+_TIME = ("TIMESTAMP", "TIMESTAMP_NS")
+
+
+def _source(
+    name: str, types: tuple[str, ...], meaning: str, create_as: str = "DOUBLE", required: bool = False
+) -> SourceColumn:
+    return SourceColumn(name, types, required, meaning, create_as)
+
+
+TRADES: Final = SourceTable(
+    "trades",
+    "one row a trade",
+    (
+        _source("timestamp", _TIME, "time of the trade, UTC", "TIMESTAMP", required=True),
+        _source("market_id", _TEXT, "the market", "SYMBOL", required=True),
+        _source("token_id", _TEXT, "the instrument within the market", "SYMBOL", required=True),
+        _source("side", _TEXT, "the aggressor: buy, sell or null", "SYMBOL", required=True),
+        _source("trade_id", (*_TEXT, "LONG", "UUID"), "unique within the market", "VARCHAR", required=True),
+        _source("price", _NUMBER, "quote currency per contract", required=True),
+        _source("size", _NUMBER, "contracts", required=True),
+        _source("value", _NUMBER, "price times size"),
+        _source("is_buyer_maker", ("BOOLEAN",), "the buyer's order was resting", "BOOLEAN"),
+    ),
+    ("timestamp", "market_id", "token_id", "trade_id"),
+)
+
+ORDERBOOK_SNAPSHOTS: Final = SourceTable(
+    "orderbook_snapshots",
+    "one row a look at the book",
+    (
+        _source("timestamp", _TIME, "time of the snapshot, UTC", "TIMESTAMP", required=True),
+        _source("market_id", _TEXT, "the market", "SYMBOL", required=True),
+        _source("token_id", _TEXT, "the instrument within the market", "SYMBOL", required=True),
+        _source("best_bid", _NUMBER, "quote currency per contract; 0 or null: no bid", required=True),
+        _source("best_ask", _NUMBER, "quote currency per contract; null, or 1 of a probability: no ask", required=True),
+        _source("bid_size", _NUMBER, "contracts at the best bid"),
+        _source("ask_size", _NUMBER, "contracts at the best ask"),
+        _source("mid_price", _NUMBER, "not read: means nothing where a side is missing"),
+        _source("spread", _NUMBER, "not read: means nothing where a side is missing"),
+        _source("spread_bps", _NUMBER, "not read"),
+        _source("bid_prices", (*_TEXT, "DOUBLE[]"), "JSON array, best first", "VARCHAR"),
+        _source("bid_sizes", (*_TEXT, "DOUBLE[]"), "JSON array, best first", "VARCHAR"),
+        _source("ask_prices", (*_TEXT, "DOUBLE[]"), "JSON array, best first", "VARCHAR"),
+        _source("ask_sizes", (*_TEXT, "DOUBLE[]"), "JSON array, best first", "VARCHAR"),
+        _source("total_bid_volume", _NUMBER, "contracts bid"),
+        _source("total_ask_volume", _NUMBER, "contracts offered"),
+    ),
+    ("timestamp", "market_id", "token_id"),
+)
+
+MARKETS: Final = SourceTable(
+    "markets",
+    "reference data, one row an instrument; where a row was written twice the newest counts",
+    (
+        _source("updated_at", _TIME, "when the row was written", "TIMESTAMP"),
+        _source("market_id", _TEXT, "the market", "SYMBOL", required=True),
+        _source("token_id", _TEXT, "the instrument; null: every one of the market", "SYMBOL", required=True),
+        _source("kind", _TEXT, "price | probability", "SYMBOL", required=True),
+        _source("complement_token_id", _TEXT, "the token whose price and this one's add up to 1", "SYMBOL"),
+        _source("resolution_time", _TIME, "when a probability becomes 0 or 1", "TIMESTAMP"),
+        _source("calendar", _TEXT, "24/7 or an exchange's code", "SYMBOL"),
+        _source("tick_size", _NUMBER, "smallest price step"),
+        _source("lot_size", _NUMBER, "smallest size step, contracts"),
+        _source("taker_fee", _NUMBER, "share of the notional"),
+        _source("contract_multiplier", _NUMBER, "units of the underlying in one contract"),
+        _source("inverse", ("BOOLEAN",), "settled in the underlying; refused", "BOOLEAN"),
+    ),
+    ("updated_at", "market_id", "token_id"),
+    "YEAR",
+)
+
+SOURCE_TABLES: Final = {table.name: table for table in (TRADES, ORDERBOOK_SNAPSHOTS, MARKETS)}
+
+
+# --- what we write ------------------------------------------------------------------------------------------
+
+
+def _symbol(name: str, meaning: str, unit: str = "") -> Column:
+    return Column(name, "SYMBOL", unit, meaning)
+
+
+def _text(name: str, meaning: str) -> Column:
+    return Column(name, "VARCHAR", "", meaning)
+
+
+def _double(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, "DOUBLE", unit, meaning)
+
+
+def _int(name: str, meaning: str, unit: str = "-") -> Column:
+    return Column(name, "INT", unit, meaning)
+
+
+def _long(name: str, meaning: str, unit: str = "-") -> Column:
+    return Column(name, "LONG", unit, meaning)
+
+
+def _time(name: str, meaning: str) -> Column:
+    return Column(name, "TIMESTAMP", "UTC", meaning)
+
+
+_MARKET = (_symbol("market_id", "the market"), _symbol("token_id", "the instrument within the market"))
+
+IMPACT_BUCKETS: Final = (5, 15, 30, 60)
+"""Bucket lengths of the response sums. [minutes]"""
+
+IMPACT_MOMENTS: Final = ("n", "q", "r", "qq", "qr", "rr", "qqrr", "qqqr", "qqqq", "qqq", "qqr", "qrr")
+"""What an `impact_*` array holds, in order: sums over adjacent buckets of signed flow q and mid move r."""
+
+_IMPACT = tuple(
+    Column(
+        f"impact_{minutes}m",
+        "DOUBLE[]",
+        "contracts^i price^j",
+        f"response sums over {minutes}-minute buckets, in the order {', '.join(IMPACT_MOMENTS)}: "
+        "n counts adjacent buckets both with a mid, q is signed flow (sides as given), r the move of the last mid",
+    )
+    for minutes in IMPACT_BUCKETS
+)
+
+MARKET_DAYS: Final = Table(
+    "ac_market_days",
+    "sufficient statistics of one market on one trading day; sums add up over days",
+    (
+        _time("day", "the trading day, as its date's 00:00 UTC"),
+        *_MARKET,
+        _symbol("kind", "price | probability: decides what a missing ask looks like"),
+        _symbol("calendar", "whose day it is: 24/7 or an exchange's code"),
+        _time("session_start", "first instant that counts"),
+        _time("session_end", "first instant that no longer counts"),
+        _int("statistics_version", "version of the code that shaped the row"),
+        _symbol("settings_digest", "digest of the settings that shaped the row"),
+        _symbol("source_digest", "digest of the source's count, first and newest stamp and sums on the day"),
+        _long("n_trades", "trades with price > 0 and size > 0"),
+        _long("n_bad_trades", "trades whose price or size is null, NaN, infinite, zero or negative; left out"),
+        _double("volume", "contracts", "traded size"),
+        _double("notional", "contracts price", "sum of price times size"),
+        _double("buy_volume", "contracts", "size of trades whose aggressor bought"),
+        _double("sell_volume", "contracts", "size of trades whose aggressor sold"),
+        _long("n_signed", "trades with an aggressor given"),
+        _double("size_squared", "contracts^2", "sum of squared sizes"),
+        _time("first_trade_at", "first trade"),
+        _time("last_trade_at", "last trade"),
+        _double("open_price", "price", "first trade's price"),
+        _double("high_price", "price", "highest trade's price"),
+        _double("low_price", "price", "lowest trade's price"),
+        _double("close_price", "price", "last trade's price"),
+        _int("active_hours", "clock hours with a trade", "h"),
+        Column("volume_by_hour", "DOUBLE[]", "contracts", "traded size by hour 0-23 of the calendar's own clock"),
+        _int("n_trade_bars", "5-minute bars with a trade"),
+        _double("parkinson_variance", "price^2", "Parkinson's variance summed over 5-minute bars of trades"),
+        _double("garman_klass_variance", "price^2", "Garman-Klass' variance summed over 5-minute bars of trades"),
+        _double("rogers_satchell_variance", "price^2", "Rogers-Satchell's variance summed over 5-minute bars"),
+        _double("trade_variance", "price^2", "squared moves of the last trade's price from 5-minute bar to bar"),
+        _long("n_snapshots", "looks at the book"),
+        _long("n_two_sided", "looks with ask > bid > 0 (and ask < 1 of a probability)"),
+        _long("n_one_sided", "looks with one side missing"),
+        _long("n_crossed", "looks with ask <= bid: crossed or locked"),
+        _long("n_empty", "looks with no side"),
+        _time("first_snapshot_at", "first look"),
+        _time("last_snapshot_at", "last look"),
+        _double("quoted_seconds", "s", "time with a two-sided book, each look standing until the next or its cap"),
+        _double("spread_seconds", "price s", "two-sided spread integrated over that time"),
+        _double("spread_sum", "price", "sum of the two-sided spreads, a look each"),
+        _double("mid_sum", "price", "sum of the two-sided mids, a look each"),
+        _double("first_mid", "price", "last two-sided mid of the first 5-minute bucket that has one"),
+        _double("last_mid", "price", "last two-sided mid"),
+        _time("last_mid_at", "time of it"),
+        _int("n_buckets", "5-minute buckets in the session"),
+        _int("n_mid_buckets", "of them with a two-sided mid"),
+        _double("realised_variance", "price^2", "squared moves of the last two-sided mid from 5-minute bucket to bucket"),
+        _double("bipower_variance", "price^2", "(pi/2) sum of products of adjacent absolute moves"),
+        _double("realised_quarticity", "price^4", "sum of fourth powers of the moves"),
+        Column("variance_by_hour", "DOUBLE[]", "price^2", "realised_variance by hour 0-23 of the calendar's own clock"),
+        *_IMPACT,
+    ),
+    ("day", "market_id", "token_id"),
+    "MONTH",
+)
+
+PARAMETERS: Final = Table(
+    "ac_parameters",
+    "one market's parameters as of one day, or why it has none",
+    (
+        _time("as_of", "last trading day used, as its date's 00:00 UTC"),
+        _symbol("run_id", "the run that made the row"),
+        *_MARKET,
+        _symbol("status", "ok | refused"),
+        _symbol("reason", "why refused, from a closed list; null where ok"),
+        _text("detail", "the figures behind the reason"),
+        _symbol("kind", "price | probability"),
+        _symbol("reference_source", "where kind and calendar come from: markets | pattern | default"),
+        _symbol("calendar", "24/7 or an exchange's code; a day is one of its trading days"),
+        _double("day_hours", "h", "length of the newest trading day used"),
+        _double("tick_size", "price", "smallest price step; null where unknown"),
+        _double("lot_size", "contracts", "smallest size step; null where unknown"),
+        _double("taker_fee", "-", "share of the notional paid by a taker"),
+        _double("contract_multiplier", "-", "currency a price of 1 is worth in one contract"),
+        _time("resolution_time", "when a probability becomes 0 or 1; null where unknown"),
+        _symbol("complement_token_id", "the token whose price and this one's add up to 1"),
+        _time("window_start", "first trading day of the window"),
+        _time("window_end", "last trading day of the window"),
+        _int("n_days", "trading days in the window, those without a trade included", "day"),
+        _int("n_days_traded", "of them with a trade", "day"),
+        _int("n_days_quoted", "of them with a move of the two-sided mid to measure", "day"),
+        _long("n_trades", "trades used"),
+        _long("n_bad_trades", "trades left out for their price or size"),
+        _long("n_snapshots", "looks at the book"),
+        _double("two_sided_share", "-", "share of the looks that had both sides"),
+        _double("one_sided_share", "-", "share of the looks that lacked a side"),
+        _double("crossed_share", "-", "share of the looks that were crossed or locked"),
+        _double("empty_share", "-", "share of the looks without a side"),
+        _double("signed_share", "-", "share of the trades with an aggressor given"),
+        _double("coverage", "-", "share of the 5-minute buckets with a two-sided mid"),
+        _int("active_hours", "clock hours with a trade", "h"),
+        _time("last_trade_at", "newest trade"),
+        _time("last_snapshot_at", "newest look at the book"),
+        _double("adv", "contracts/day", "average daily volume over n_days"),
+        _double("adv_se", "contracts/day", "its standard error, from day to day; null below two days"),
+        _double("price", "price", "arrival price: the newest two-sided mid"),
+        _double("last_trade_price", "price", "newest trade's price"),
+        _double("spread", "price", "the spread the parameters use"),
+        _symbol("spread_source", "how it was measured: time_weighted_quoted"),
+        _double("mean_spread", "price", "plain mean of the two-sided spreads, a look each"),
+        _double("mean_mid", "price", "plain mean of the two-sided mids, a look each"),
+        _double("sigma", "price/day^0.5", "volatility within sessions"),
+        _double("sigma_se", "price/day^0.5", "its standard error, from the realised quarticity"),
+        _symbol("sigma_source", "how it was measured: realised_mid"),
+        _double("sigma_parkinson", "price/day^0.5", "Parkinson's, from trades; low on thin tapes"),
+        _double("sigma_garman_klass", "price/day^0.5", "Garman-Klass', from trades; low on thin tapes"),
+        _double("trades_per_bar", "-", "mean trades in a 5-minute bar that has any; below 30 range estimators read low"),
+        _double("overnight_sd", "price", "root mean square of the mid's move between sessions; null below one pair"),
+        _double("epsilon", "price", "half-spread plus taker fee: fixed cost per contract"),
+        _double("eta", "price/(contract/day)", "temporary impact of the trading rate"),
+        _double("gamma", "price/contract", "permanent impact per contract"),
+        _double("reference_rate", "contracts/day", "trading rate at which eta was matched"),
+        _symbol("method", "how eta and gamma were set: rule"),
+        Column("volume_profile", "DOUBLE[]", "-", "share of the volume by hour 0-23 of the calendar's own clock"),
+        Column("variance_profile", "DOUBLE[]", "-", "share of the realised variance by hour 0-23, same clock"),
+    ),
+    ("as_of", "run_id", "market_id", "token_id"),
+    "MONTH",
+)
+
+TRAJECTORIES: Final = Table(
+    "ac_trajectories",
+    "one execution schedule with its cost and risk; the same for a buy and a sell",
+    (
+        _time("as_of", "last trading day used, as its date's 00:00 UTC"),
+        _symbol("run_id", "the run that made the row"),
+        *_MARKET,
+        _symbol("strategy", "almgren_chriss | twap | market_order"),
+        _int("size_ix", "place of the order size in the grid"),
+        _int("risk_ix", "place of the risk level in the grid; -1 for a strategy without one"),
+        _int("horizon_ix", "place of the horizon in the grid"),
+        _symbol("status", "ok | twap_eta_tilde | price_out_of_range | infeasible"),
+        _symbol("calendar", "24/7 or an exchange's code; a day is one of its trading days"),
+        _double("day_hours", "h", "length of the newest trading day used"),
+        _double("order_size", "contracts", "size of the order"),
+        _double("adv_fraction", "-", "order size over one day of average volume"),
+        _double("risk_aversion", "1/currency", "lambda; null for the market order, whose lambda is infinite"),
+        _double("urgency", "-", "kappa times the horizon; null for the market order"),
+        _double("horizon", "day", "time allowed"),
+        _int("n_steps", "slices of equal length"),
+        _double("kappa", "1/day", "decay rate of the holdings; null for the market order"),
+        _double("decay_time", "day", "1/kappa; null where kappa is 0 or infinite"),
+        _double("half_life", "day", "time at which half of the order is done, on this path"),
+        _double("eta_tilde", "price/(contract/day)", "eta - gamma tau/2 of the row's tau; eta under midprice"),
+        _symbol("permanent", "convention of the permanent impact: paper | midprice"),
+        _symbol("impact_law", "linear"),
+        _double("expected_cost", "currency", "expected shortfall against the arrival price"),
+        _double("cost_variance", "currency^2", "variance of the shortfall"),
+        _double("expected_cost_bps", "bps", "expected cost over the arrival notional"),
+        _double("cost_sd_bps", "bps", "standard deviation of the cost over the arrival notional"),
+        _double("buy_price", "price", "average price a buyer is expected to pay"),
+        _double("sell_price", "price", "average price a seller is expected to get"),
+        Column("remaining", "DOUBLE[]", "contracts", "held at 0, tau, ..., horizon: n_steps + 1 values, from order_size to 0"),
+    ),
+    ("as_of", "run_id", "market_id", "token_id", "strategy", "size_ix", "risk_ix", "horizon_ix"),
+    "DAY",
+)
+
+RUNS: Final = Table(
+    "ac_runs",
+    "one run: what it used, what it made, how it ended",
+    (
+        _time("as_of", "last trading day used, as its date's 00:00 UTC"),
+        _symbol("run_id", "16 hex digits of the digest of everything that decides the rows"),
+        _symbol("state", "running | complete | failed"),
+        _symbol("scope", "whole | partial (some markets only; never current) | parameters (no trajectories)"),
+        _time("started_at", "start"),
+        _time("finished_at", "end; null while running"),
+        _time("window_start", "first trading day of the longest window"),
+        _time("window_end", "last trading day used"),
+        _long("source_trades", "trades in the window"),
+        _long("source_snapshots", "looks at the book in the window"),
+        _long("future_rows", "source rows stamped after the last complete day; ignored"),
+        _int("days_read", "trading days read from ticks by this run; the others were known", "day"),
+        _int("n_markets", "markets seen in the window"),
+        _int("n_ok", "markets with parameters"),
+        _int("n_refused", "markets without"),
+        _long("n_trajectories", "schedules"),
+        _text("parameters_digest", "SHA-256 of the parameter rows"),
+        _text("trajectories_digest", "SHA-256 of the trajectory rows"),
+        _text("input_digest", "SHA-256 of the window's market-day rows"),
+        _text("reference_digest", "SHA-256 of the reference data of the markets seen"),
+        _text("settings", "the settings that decide the rows, as JSON"),
+        _text("package_version", "version of tributary-opt"),
+        _text("source_digest", "SHA-256 of the package's source files"),
+        _text("numpy_version", "version of numpy"),
+        _text("server_version", "version of the QuestDB written to"),
+        _text("parquet_path", "where the Parquet lies, below its root"),
+        _text("timings", "seconds by step, as JSON"),
+        _text("error", "what went wrong; null otherwise"),
+    ),
+    ("as_of", "run_id"),
+    "YEAR",
+)
+
+PUBLISHED: Final = Table(
+    "ac_published",
+    "the pointer, append-only: the newest row of a dataset names its current run",
+    (
+        _time("published_at", "when the run became current"),
+        _symbol("dataset", "ac"),
+        _symbol("run_id", "the current run"),
+        _time("as_of", "its day"),
+        _int("schema_version", "version of the tables"),
+        _symbol("reason", "night | rollback"),
+    ),
+    ("published_at", "dataset"),
+    "YEAR",
+)
+
+TABLES: Final = {table.name: table for table in (MARKET_DAYS, PARAMETERS, TRAJECTORIES, RUNS, PUBLISHED)}
+RELEASE_TABLES: Final = (PARAMETERS, TRAJECTORIES)
+"""The tables that a release consists of."""
+
+_CURRENT = "(ac_published WHERE dataset = 'ac' LATEST ON published_at PARTITION BY dataset)"
+
+VIEWS: Final[dict[str, str]] = {
+    "ac_parameters_current": (
+        f"SELECT p.* FROM ac_parameters p JOIN {_CURRENT} c ON p.as_of = c.as_of AND p.run_id = c.run_id"
+    ),
+    "ac_trajectories_current": (
+        f"SELECT t.* FROM ac_trajectories t JOIN {_CURRENT} c ON t.as_of = c.as_of AND t.run_id = c.run_id"
+    ),
+    "ac_steps_current": (
+        "SELECT t.as_of, t.run_id, t.market_id, t.token_id, t.strategy, t.size_ix, t.risk_ix, t.horizon_ix, "
+        "t.status, t.order_size, t.risk_aversion, s.x - 1 AS step, (s.x - 1) * t.horizon / t.n_steps AS time_days, "
+        "t.remaining[s.x::int] AS remaining "
+        f"FROM ac_trajectories_current t CROSS JOIN long_sequence({MAX_STEPS + 1}) s WHERE s.x <= t.n_steps + 1"
+    ),
+    "ac_parameters_history": (
+        "SELECT c.published_at, p.* FROM ac_parameters p JOIN ac_published c "
+        "ON p.as_of = c.as_of AND p.run_id = c.run_id"
+    ),
+}
+"""Views for SQL users, replaced whenever the schema is brought up to date."""
+
+PARAMETER_REASONS: Final = (
+    "unsupported_contract",
+    "resolved",
+    "no_trades",
+    "bad_source_rows",
+    "stale",
+    "too_few_trades",
+    "too_few_hours",
+    "no_two_sided_book",
+    "price_at_bound",
+    "wide_spread",
+    "no_volatility",
+)
+"""Why a market is refused, complete. Where several hold, the first of this order stands in the row."""
+
+TRAJECTORY_STATUSES: Final = ("ok", "twap_eta_tilde", "price_out_of_range", "infeasible")

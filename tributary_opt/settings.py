@@ -1,0 +1,200 @@
+"""What a person may choose, with bounds, units and descriptions.
+
+Two kinds. `Settings` says where things are (servers, folders, names) and comes from the environment or `.env`:
+`TRIBUTARY_HOME`, `TRIBUTARY_QUESTDB__HOST`, … Secrets live there and nowhere else. The others (`StatisticsRules`,
+`CalibrationRules`, `Grid`, `Retention`) are what a run computes; flows take them as parameters, and the Prefect UI makes its
+forms from them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tributary_opt import schema
+
+
+class _Choice(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- where things are ---------------------------------------------------------------------------------------
+
+
+class QuestDBServer(_Choice):
+    """How to reach a QuestDB server, over HTTP and over PostgreSQL's wire."""
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(9000, ge=1, le=65535)
+    pg_port: int = Field(8812, ge=1, le=65535)
+    user: str | None = Field(None, description="User for HTTP, and for PostgreSQL's wire unless pg_user is set")
+    password: SecretStr | None = Field(None, description="Its password")
+    token: SecretStr | None = Field(None, description="Bearer token for HTTP instead of user and password")
+    pg_user: str | None = Field(None, description="User for PostgreSQL's wire; empty: user, or admin")
+    pg_password: SecretStr | None = Field(None, description="Its password; empty: password, or quest")
+    tls: bool = Field(False, description="HTTPS, and TLS on PostgreSQL's wire")
+    tls_verify: bool = Field(True, description="Check the server's certificate")
+    connect_timeout_s: float = Field(5.0, gt=0, le=300)
+    query_timeout_s: float = Field(600.0, gt=0, le=86_400)
+
+
+class SourceTableName(_Choice):
+    """A source table's name and, where they differ from ours, its columns' names (ours → theirs)."""
+
+    table: str = ""
+    columns: dict[str, str] = {}
+
+
+class SourceTables(_Choice):
+    """What the source tables and their columns are called; empty means our own names."""
+
+    trades: SourceTableName = SourceTableName()
+    orderbook_snapshots: SourceTableName = SourceTableName()
+    markets: SourceTableName = SourceTableName()
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> SourceTables:
+        for name, table in schema.SOURCE_TABLES.items():
+            unknown = set(getattr(self, name).columns) - set(table.names)
+            if unknown:
+                raise ValueError(f"source_tables.{name}.columns renames {sorted(unknown)}, not among {table.names}")
+        return self
+
+
+class MarketRule(_Choice):
+    """Reference data for every market whose id matches a pattern; a row of `markets` goes before it."""
+
+    pattern: str = Field(description="Shell pattern on market_id, such as KX* or *-2026-*")
+    kind: Literal["price", "probability"] = "price"
+    calendar: str = "24/7"
+    tick_size: float | None = Field(None, gt=0)
+    lot_size: float | None = Field(None, gt=0)
+    taker_fee: float = Field(0.0, ge=0, lt=1)
+    contract_multiplier: float = Field(1.0, gt=0)
+    inverse: bool = False
+
+
+class Runner(StrEnum):
+    """Who runs a night's chunks."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    DASK = "dask"
+
+
+class Settings(BaseSettings):
+    """Where things are. Read from the environment (`TRIBUTARY_…`, `__` between levels) and from `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRIBUTARY_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("tributary-opt"),
+        description="Folder for everything we keep: the embedded server's data, Parquet, locks",
+    )
+    questdb: QuestDBServer | None = Field(None, description="Server to publish to; empty: the embedded one")
+    source: QuestDBServer | None = Field(None, description="Server with the ticks; empty: the one published to")
+    parquet: Path | None = Field(None, description="Folder for Parquet; empty: parquet in home")
+    source_tables: SourceTables = SourceTables()
+    markets_file: Path | None = Field(None, description="Reference data as Parquet or CSV, instead of a table")
+    market_rules: tuple[MarketRule, ...] = Field((), description="Reference data by market-id pattern, first match counts")
+    runner: Runner = Field(Runner.THREAD, description="Task runner of the flows: thread, process or dask")
+    workers: int = Field(2, ge=1, le=256, description="Threads, processes or local Dask workers of the runner")
+    dask_address: str | None = Field(None, description="Address of a running Dask scheduler; empty: a local cluster")
+    markets_per_slice: int = Field(5_000, ge=1, le=100_000, description="Markets read from the source at a time; bounds memory")
+    embedded_http_port: int = Field(0, ge=0, le=65535, description="Port of the embedded server's HTTP; 0: any free one")
+    embedded_pg_port: int = Field(0, ge=0, le=65535, description="Port of its PostgreSQL wire; 0: any free one")
+    embedded_memory_mb: int = Field(1_024, ge=256, le=65_536, description="Java heap of the embedded server")
+    questdb_jar: Path | None = Field(None, description="The embedded server's jar, where it cannot be fetched")
+
+    @field_validator("home", "parquet", "markets_file", "questdb_jar")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @property
+    def parquet_root(self) -> Path:
+        """Where Parquet releases lie."""
+        return self.parquet or self.home / "parquet"
+
+    @property
+    def embedded_root(self) -> Path:
+        """The embedded server's data directory."""
+        return self.home / "questdb"
+
+
+# --- what a run computes ------------------------------------------------------------------------------------
+
+
+class StatisticsRules(_Choice):
+    """What counts in a market day. A change here reads every day of the window again."""
+
+    skip_open_minutes: int = Field(0, ge=0, le=720, description="Minutes left out after an exchange's open; not for 24/7")
+    skip_close_minutes: int = Field(0, ge=0, le=720, description="Minutes left out before an exchange's close; not for 24/7")
+    quote_cap_seconds: float = Field(
+        600.0, gt=0, le=86_400, description="Longest time one look at the book stands for in the time-weighted spread [s]"
+    )
+
+
+class CalibrationRules(_Choice):
+    """From statistics to parameters: the window, and the thresholds for a refusal."""
+
+    lookback_days: int = Field(30, ge=1, le=366, description="Trading days in the window [day]")
+    min_trades: int = Field(30, ge=1, description="Fewer trades in the window: too_few_trades")
+    min_active_hours: int = Field(20, ge=1, description="Fewer clock hours with a trade: too_few_hours [h]")
+    stale_after_days: int = Field(2, ge=0, le=366, description="Newest row older than this before as_of: stale [trading day]")
+    bound_ticks: float = Field(2.0, ge=0, description="Price within this many ticks of its bound: price_at_bound [tick]")
+    probability_tick: float = Field(
+        0.01, gt=0, lt=0.5, description="Tick of a probability whose reference data names none [price]"
+    )
+    max_spread_share: float = Field(
+        0.20, gt=0, le=1, description="Spread above this share of the price, or of min(p, 1 - p): wide_spread"
+    )
+    max_bad_share: float = Field(
+        0.05, ge=0, le=1, description="Share of trades with an impossible price or size above this: bad_source_rows"
+    )
+
+
+class RiskLevel(_Choice):
+    """One level of the grid's risk axis."""
+
+    kind: Literal["urgency", "lambda"] = Field(
+        "urgency", description="urgency: kappa times the horizon, without a unit; lambda: risk aversion in 1/currency"
+    )
+    value: float = Field(ge=0, le=1e300, allow_inf_nan=False, description="0 is TWAP; larger trades sooner")
+
+
+Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Horizon = Annotated[float, Field(gt=0, le=30, allow_inf_nan=False)]
+
+
+class Grid(_Choice):
+    """Which schedules are computed for every market."""
+
+    order_sizes_pct_adv: tuple[Percent, ...] = Field(
+        (0.1, 0.5, 1.0, 2.0, 5.0, 10.0), min_length=1, max_length=50, description="Order sizes [% of ADV]"
+    )
+    risk_levels: tuple[RiskLevel, ...] = Field(
+        tuple(RiskLevel(kind="urgency", value=v) for v in (0.0, 0.5, 1.0, 3.0, 10.0)),
+        min_length=1,
+        max_length=50,
+        description="Risk levels, from patient to urgent",
+    )
+    horizons: tuple[Horizon, ...] = Field((1.0,), min_length=1, max_length=20, description="Horizons [trading day]")
+    n_steps: int = Field(48, ge=1, le=schema.MAX_STEPS, description="Slices of a schedule")
+    permanent: Literal["paper", "midprice"] = Field(
+        "paper", description="paper: a trade does not pay its own permanent move; midprice: it pays half of it"
+    )
+
+
+class Retention(_Choice):
+    """What maintenance keeps."""
+
+    trajectory_nights: int = Field(30, ge=1, le=3_660, description="Nights whose trajectories are kept; parameters stay")
+    orphan_hours: float = Field(24.0, ge=0, description="Age from which an unfinished run's files are swept [h]")

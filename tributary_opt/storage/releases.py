@@ -1,0 +1,513 @@
+"""Releases: a night's rows are written under a run id nobody reads yet, and made current by one row.
+
+    1 rows      parameters and trajectories to QuestDB, one request a table
+    2 verified  waited for, read back, compared by count and digest
+    3 parquet   the same rows as files, by rename
+    4 pointer   one row of `ac_published`: the commit point
+    5 manifest  `current.json`, by rename
+
+What fails before 4 leaves yesterday current and untouched; what fails after it is repaired by the next command, because
+the pointer decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from tributary_opt import schema
+from tributary_opt.settings import Retention
+from tributary_opt.storage import parquet
+from tributary_opt.storage.frames import canonical, table_digest, typed
+from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
+
+DATASET = "ac"
+STEPS = ("rows", "verified", "parquet", "pointer", "manifest")
+"""The publishing protocol, in order."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class ReleaseError(Exception):
+    """A release cannot be published, found or made current; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The row that says which run is current."""
+
+    published_at: datetime
+    run_id: str
+    as_of: date
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of `ac_runs`."""
+
+    as_of: date
+    run_id: str
+    scope: str
+    window_start: date
+    started_at: datetime
+    settings: dict[str, Any]
+    input_digest: str
+    reference_digest: str
+    package_version: str
+    source_digest: str
+    numpy_version: str
+    server_version: str
+    source_trades: int = 0
+    source_snapshots: int = 0
+    future_rows: int = 0
+    days_read: int = 0
+    state: str = "running"
+    finished_at: datetime | None = None
+    n_markets: int = 0
+    n_ok: int = 0
+    n_trajectories: int = 0
+    parameters_digest: str = ""
+    trajectories_digest: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def row(self) -> pd.DataFrame:
+        """As a row of `ac_runs`."""
+        values: dict[str, object] = {
+            **asdict(self),
+            "as_of": _stamp(self.as_of),
+            "window_start": _stamp(self.window_start),
+            "window_end": _stamp(self.as_of),
+            "started_at": _stamp(self.started_at),
+            "finished_at": _stamp(self.finished_at),
+            "n_refused": self.n_markets - self.n_ok,
+            "settings": json.dumps(self.settings, sort_keys=True),
+            "timings": json.dumps(self.timings),
+            "parquet_path": str(parquet.release_file(schema.PARAMETERS, self.as_of, self.run_id).parent),
+        }
+        return typed(schema.RUNS, pd.DataFrame({name: [values[name]] for name in schema.RUNS.names}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What publishing a run came to."""
+
+    run_id: str
+    as_of: date
+    current: bool
+    reason: str
+    """Why it is current, or why not."""
+    digests: dict[str, str]
+
+
+class Releases:
+    """The releases of one database and one Parquet root."""
+
+    def __init__(self, db: QuestDB, root: Path):
+        self._db = db
+        self.root = root
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def current(self) -> Pointer | None:
+        """The newest pointer row, or None before the first release."""
+        rows = self._db.rows(
+            "SELECT published_at, run_id, as_of, reason FROM ac_published WHERE dataset = %s "
+            "LATEST ON published_at PARTITION BY dataset",
+            (DATASET,),
+        )
+        return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
+
+    def runs(self, limit: int = 30) -> pd.DataFrame:
+        """The newest runs, newest first, with `current` and the time each was last made current."""
+        names = schema.RUNS.names
+        rows = self._db.rows(
+            f"SELECT {', '.join(names)} FROM ac_runs ORDER BY as_of DESC, started_at DESC LIMIT {int(limit)}"
+        )
+        frame = pd.DataFrame(rows, columns=names)
+        published = dict(
+            self._db.rows(
+                "SELECT run_id, max(published_at) FROM ac_published WHERE dataset = %s GROUP BY run_id", (DATASET,)
+            )
+        )
+        pointer = self.current()
+        frame["published_at"] = [published.get(r) for r in frame["run_id"]]
+        frame["current"] = frame["run_id"] == (pointer.run_id if pointer else None)
+        return frame
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """One row of `ac_runs`."""
+        names = schema.RUNS.names
+        rows = self._db.rows(f"SELECT {', '.join(names)} FROM ac_runs WHERE run_id = %s", (run_id,))
+        return dict(zip(names, rows[0], strict=True)) if rows else None
+
+    def read(self, table: schema.Table, as_of: date, run_id: str) -> pa.Table:
+        """A run's rows of a table as stored in QuestDB, sorted by key."""
+        rows = self._db.query(
+            f"SELECT {', '.join(table.names)} FROM {table.name} "
+            f"WHERE as_of = {timestamp_literal(_midnight(as_of))} AND run_id = {quote(run_id)}"
+        )
+        return canonical(table, rows)
+
+    # --- publishing ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, timeout_s: float = 3_600.0) -> Iterator[None]:
+        """Hold the right to publish: one at a time on this host. ReleaseError when it does not come free in time."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / ".publish.lock"
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _LOG.info("another run is publishing; waiting for it, %g s at most", timeout_s)
+            try:
+                lock.acquire(timeout=timeout_s)
+            except Timeout:
+                raise ReleaseError(
+                    f"another run held {path} for {timeout_s:g} s: see which process it is, then try again"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def publish(
+        self,
+        run: Run,
+        parameters: pd.DataFrame,
+        trajectories: pd.DataFrame,
+        *,
+        on_step: Callable[[str], None] = lambda step: None,
+    ) -> Outcome:
+        """Write, verify and, where the pointer rule allows it, make current.
+
+        Parameters
+        ----------
+        run : Run
+        parameters, trajectories : DataFrame
+            Rows of the release tables less as_of and run_id, sorted by key.
+        on_step : callable
+            Called with the name of each of `STEPS` once it is done.
+
+        Returns
+        -------
+        Outcome
+            A run of scope `whole` is current unless a later night is; any other is stored only.
+
+        Raises
+        ------
+        ReleaseError
+            When what was read back is not what was written. Nothing has become current then.
+        """
+        with self.lock():
+            self.repair()
+            rows = {
+                schema.PARAMETERS.name: _with_key(schema.PARAMETERS, parameters, run),
+                schema.TRAJECTORIES.name: _with_key(schema.TRAJECTORIES, trajectories, run),
+            }
+            tables = {table.name: canonical(table, rows[table.name]) for table in schema.RELEASE_TABLES}
+            digests = {name: table_digest(schema.TABLES[name].columns, table) for name, table in tables.items()}
+            run = replace(
+                run,
+                n_markets=len(parameters),
+                n_ok=int((parameters["status"] == "ok").sum()),
+                n_trajectories=len(trajectories),
+                parameters_digest=digests[schema.PARAMETERS.name],
+                trajectories_digest=digests[schema.TRAJECTORIES.name],
+            )
+            if not self._already_written(run):
+                self.record(run)
+                for table in schema.RELEASE_TABLES:
+                    if len(rows[table.name]):
+                        self._db.send(table, rows[table.name])
+            del rows
+            on_step("rows")
+            for table in schema.RELEASE_TABLES:
+                self._verify(table, run, digests[table.name], tables[table.name].num_rows)
+            on_step("verified")
+            files = {
+                table.name: parquet.write_release_file(
+                    self.root, table, tables[table.name].cast(_parquet_schema(table, run)), run.as_of, run.run_id
+                )
+                for table in schema.RELEASE_TABLES
+            }
+            on_step("parquet")
+            self.record(replace(run, state="complete", finished_at=datetime.now(UTC)))
+            current, reason = self._point(run)
+            on_step("pointer")
+            if current:
+                self._write_manifest(files)
+            on_step("manifest")
+        return Outcome(run.run_id, run.as_of, current, reason, digests)
+
+    def record(self, run: Run) -> None:
+        """Write a run's row of `ac_runs`, replacing what it said before."""
+        self._db.send(schema.RUNS, run.row())
+        self._db.wait(schema.RUNS.name)
+
+    def repair(self) -> bool:
+        """Make the manifest say what the pointer says; True where it did not. Every command begins with this."""
+        pointer = self.current()
+        manifest = parquet.read_manifest(self.root)
+        if pointer is None:
+            return False
+        named = (manifest or {}).get("run_id"), (manifest or {}).get("published_at")
+        if named == (pointer.run_id, pointer.published_at.isoformat()) and self._files_there(manifest or {}):
+            return False
+        _LOG.warning("the manifest named run %s, the pointer names %s: manifest repaired", named[0], pointer.run_id)
+        self._write_manifest(self._export(pointer.as_of, pointer.run_id))
+        return True
+
+    def rollback(self, run_id: str) -> Pointer:
+        """Make an earlier complete run current again, by a new pointer row.
+
+        Raises ReleaseError for a run that is unknown, incomplete, not whole, already current, or whose rows are no
+        longer there as they were.
+        """
+        with self.lock():
+            self.repair()
+            row = self.run(run_id)
+            if row is None:
+                raise ReleaseError(f"run_id {run_id!r} is unknown; `tributary-opt runs` lists them")
+            if row["state"] != "complete" or row["scope"] != "whole":
+                raise ReleaseError(
+                    f"run {run_id} is {row['state']}, scope {row['scope']}: only a complete, whole run can be current"
+                )
+            pointer = self.current()
+            if pointer is not None and pointer.run_id == run_id:
+                raise ReleaseError(f"run {run_id} is current already")
+            as_of = row["as_of"].date()
+            files = self._export(as_of, run_id)
+            new = self._insert_pointer(run_id, as_of, "rollback")
+            self._write_manifest(files)
+            return new
+
+    # --- keeping house ---------------------------------------------------------------------------------------
+
+    def maintain(self, retention: Retention, now: datetime, *, dry_run: bool = False) -> pd.DataFrame:
+        """Sweep what nobody can need: old trajectories, files and rows of runs that never finished.
+
+        Kept: all parameters; the trajectories of the newest `trajectory_nights` nights with a complete run, of the current
+        run, and of everything younger than these. Returns one row an action: what, name, why.
+        """
+        actions: list[tuple[str, str, str]] = []
+        with self.lock():
+            self.repair()
+            runs = self.runs(limit=1_000_000)
+            complete = runs[(runs["state"] == "complete") & (runs["scope"] != "parameters")]
+            nights = sorted({stamp.date() for stamp in complete["as_of"]}, reverse=True)
+            pointer = self.current()
+            kept = set(nights[: retention.trajectory_nights]) | ({pointer.as_of} if pointer else set())
+            oldest = min(kept, default=None)
+            before = now - timedelta(hours=retention.orphan_hours)
+            orphans = (
+                runs[(runs["state"] != "complete") & (runs["started_at"].map(_aware) < before)] if len(runs) else runs
+            )
+            good_days = {stamp.date() for stamp in complete["as_of"]}
+
+            for partition in self._partitions(schema.TRAJECTORIES):
+                if oldest is not None and partition < oldest and partition not in kept:
+                    actions.append(
+                        ("drop partition", f"{schema.TRAJECTORIES.name} {partition}", "older than the nights kept")
+                    )
+                elif partition not in good_days and partition in {s.date() for s in orphans["as_of"]}:
+                    actions.append(
+                        ("drop partition", f"{schema.TRAJECTORIES.name} {partition}", "no run of that day finished")
+                    )
+            for run_id, stamp in zip(orphans["run_id"], orphans["as_of"], strict=True):
+                if orphans.loc[orphans["run_id"] == run_id, "state"].iloc[0] == "running":
+                    actions.append(("mark failed", str(run_id), "began long ago and never finished"))
+                if stamp.date() in good_days:
+                    actions.append(("leave rows", str(run_id), "share a partition with a good run; nobody reads them"))
+            finished = set(complete["run_id"]) | set(runs.loc[runs["state"] == "complete", "run_id"])
+            young = set(runs["run_id"]) - finished - set(orphans["run_id"])
+            for folder in sorted(self.root.glob("ac_*/as_of=*/run_id=*")):
+                run_id, day = (
+                    folder.name.removeprefix("run_id="),
+                    date.fromisoformat(folder.parent.name.removeprefix("as_of=")),
+                )
+                if run_id not in finished and run_id not in young:
+                    actions.append(("delete files", str(folder.relative_to(self.root)), "its run never finished"))
+                elif (
+                    folder.parent.parent.name == schema.TRAJECTORIES.name
+                    and oldest
+                    and day < oldest
+                    and day not in kept
+                ):
+                    actions.append(("delete files", str(folder.relative_to(self.root)), "older than the nights kept"))
+            for staged in sorted((self.root / parquet.STAGING).glob("*")):
+                if datetime.fromtimestamp(staged.stat().st_mtime, UTC) < before:
+                    actions.append(
+                        ("delete files", str(staged.relative_to(self.root)), "left by a run that was killed")
+                    )
+            if not dry_run:
+                for action, name, _ in actions:
+                    self._do(action, name)
+        return pd.DataFrame(actions, columns=["action", "name", "why"])
+
+    def _do(self, action: str, name: str) -> None:
+        if action == "drop partition":
+            table, day = name.split(" ")
+            self._db.execute(f"ALTER TABLE {table} DROP PARTITION LIST {quote(day)}")
+        elif action == "delete files":
+            path = self.root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif action == "mark failed":
+            self._db.execute("UPDATE ac_runs SET state = 'failed', error = 'never finished' WHERE run_id = %s", (name,))
+        _LOG.info("maintenance: %s %s", action, name)
+
+    def _partitions(self, table: schema.Table) -> list[date]:
+        rows = self._db.rows(f"SELECT name FROM table_partitions({quote(table.name)})")
+        return sorted(date.fromisoformat(str(name)[:10]) for (name,) in rows)
+
+    # --- the steps -------------------------------------------------------------------------------------------
+
+    def _already_written(self, run: Run) -> bool:
+        known = self.run(run.run_id)
+        return (
+            known is not None
+            and known["state"] == "complete"
+            and known["parameters_digest"] == run.parameters_digest
+            and known["trajectories_digest"] == run.trajectories_digest
+            and self._count(schema.PARAMETERS, run.as_of, run.run_id) == run.n_markets
+            and self._count(schema.TRAJECTORIES, run.as_of, run.run_id) == run.n_trajectories
+        )
+
+    def _count(self, table: schema.Table, as_of: date, run_id: str) -> int:
+        sql = f"SELECT count() FROM {table.name} WHERE as_of = %s AND run_id = %s"
+        return int(self._db.rows(sql, (_midnight(as_of), run_id))[0][0])
+
+    def _verify(self, table: schema.Table, run: Run, digest: str, n_rows: int) -> None:
+        self._db.wait(table.name)
+        stored = self.read(table, run.as_of, run.run_id)
+        if stored.num_rows != n_rows:
+            raise ReleaseError(
+                f"{table.name} holds {stored.num_rows} rows of run {run.run_id}, {n_rows} were written: the run is not "
+                "published; see `tributary-opt check`, then run the night again"
+            )
+        if table_digest(table.columns, stored) != digest:
+            raise ReleaseError(
+                f"{table.name} does not hold what run {run.run_id} wrote: the run is not published; run the night again"
+            )
+
+    def _point(self, run: Run) -> tuple[bool, str]:
+        """Move the pointer where the rule allows it: (is it current now, why)."""
+        if run.scope != "whole":
+            return False, f"stored, not current: scope {run.scope}"
+        pointer = self.current()  # read again just before the row is written
+        if pointer is not None and pointer.as_of > run.as_of:
+            return False, f"complete, not current: {pointer.as_of} is current already"
+        if pointer is not None and pointer.run_id == run.run_id:
+            return True, "already current"
+        self._insert_pointer(run.run_id, run.as_of, "night")
+        return True, "current"
+
+    def _insert_pointer(self, run_id: str, as_of: date, reason: str) -> Pointer:
+        pointer = self.current()
+        now = datetime.now(UTC)
+        if pointer is not None:
+            now = max(now, pointer.published_at + timedelta(microseconds=1))
+        self._db.execute(
+            "INSERT INTO ac_published (published_at, dataset, run_id, as_of, schema_version, reason) VALUES (%s, %s, %s, %s, %s, %s)",
+            (now, DATASET, run_id, _midnight(as_of), schema.SCHEMA_VERSION, reason),
+        )
+        self._db.wait(schema.PUBLISHED.name)
+        return Pointer(now, run_id, as_of, reason)
+
+    def _write_manifest(self, files: dict[str, Path]) -> None:
+        pointer = self.current()
+        assert pointer is not None
+        run = self.run(pointer.run_id) or {}
+        parquet.write_manifest(
+            self.root,
+            {
+                "run_id": pointer.run_id,
+                "as_of": pointer.as_of.isoformat(),
+                "published_at": pointer.published_at.isoformat(),
+                "schema_version": schema.SCHEMA_VERSION,
+                "package_version": run.get("package_version"),
+                "tables": {
+                    name: {
+                        "path": path.as_posix(),
+                        "rows": pq.read_metadata(self.root / path).num_rows,
+                        "sha256": parquet.file_digest(self.root / path),
+                    }
+                    for name, path in files.items()
+                },
+            },
+        )
+
+    def _files_there(self, manifest: dict[str, Any]) -> bool:
+        return all((self.root / entry["path"]).is_file() for entry in manifest.get("tables", {}).values())
+
+    def _export(self, as_of: date, run_id: str) -> dict[str, Path]:
+        """The run's files, written from QuestDB where they are missing; its rows are verified either way."""
+        row = self.run(run_id)
+        if row is None:
+            raise ReleaseError(f"run {run_id} has no row in ac_runs: it cannot be made current")
+        files = {}
+        for table, digest in zip(
+            schema.RELEASE_TABLES, (row["parameters_digest"], row["trajectories_digest"]), strict=True
+        ):
+            stored = self.read(table, as_of, run_id)
+            if table_digest(table.columns, stored) != digest:
+                raise ReleaseError(
+                    f"{table.name} no longer holds run {run_id} as it was published ({stored.num_rows} rows): "
+                    "it may be older than the nights kept; choose another of `tributary-opt runs`"
+                )
+            path = parquet.release_file(table, as_of, run_id)
+            if not (self.root / path).is_file():
+                metadata = _parquet_metadata(run_id, as_of, row)
+                path = parquet.write_release_file(
+                    self.root, table, stored.cast(table.arrow_schema(metadata)), as_of, run_id
+                )
+            files[table.name] = path
+        return files
+
+
+def _with_key(table: schema.Table, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+    return typed(table, rows.assign(as_of=_stamp(run.as_of), run_id=run.run_id))
+
+
+def _parquet_metadata(run_id: str, as_of: date, row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "run_id": run_id,
+        "as_of": as_of.isoformat(),
+        "schema_version": str(schema.SCHEMA_VERSION),
+        "package_version": str(row["package_version"]),
+        "numpy_version": str(row["numpy_version"]),
+        "units": "of each column: field metadata `unit`; price is quote currency per contract",
+    }
+
+
+def _parquet_schema(table: schema.Table, run: Run) -> pa.Schema:
+    row = {"package_version": run.package_version, "numpy_version": run.numpy_version}
+    return table.arrow_schema(_parquet_metadata(run.run_id, run.as_of, row))
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _stamp(value: date | datetime | None) -> pd.Timestamp:
+    if value is None:
+        return pd.NaT  # type: ignore[return-value]
+    return pd.Timestamp(value if isinstance(value, datetime) else _midnight(value)).as_unit("us")
+
+
+def _aware(stamp: datetime) -> datetime:
+    return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp
