@@ -43,11 +43,15 @@ class Window:
     days: dict[str, list[date]]
 
     @staticmethod
-    def of(as_of: date, lookback_days: int, calendars: list[str]) -> Window:
-        """The newest `lookback_days` trading days up to `as_of` of each calendar."""
-        return Window(
-            as_of, lookback_days, {c: trading_calendar(c).last_days(as_of, lookback_days) for c in calendars}
-        )
+    def of(as_of: date, lookback_days: int, calendars: list[str], earliest: date | None = None) -> Window:
+        """The newest `lookback_days` trading days up to `as_of` of each calendar, none before `earliest`.
+
+        Days before anything was recorded are unknown, not days without a trade: they must not dilute a daily average.
+        """
+        days = {c: trading_calendar(c).last_days(as_of, lookback_days) for c in calendars}
+        if earliest is not None:
+            days = {c: [d for d in of_calendar if d >= earliest] for c, of_calendar in days.items()}
+        return Window(as_of, lookback_days, days)
 
     @property
     def first(self) -> date:
@@ -91,14 +95,17 @@ class MarketDays:
         self._settings_digest = _digest(json.dumps(rules.model_dump(mode="json"), sort_keys=True))
 
     def window(self, as_of: date, lookback_days: int) -> Window:
-        """The trading days that a night as of `as_of` uses."""
-        return Window.of(as_of, lookback_days, self._reference.calendars())
+        """The trading days that a night as of `as_of` uses: none before the first day that was ever recorded."""
+        stored = self._sink.rows("SELECT min(day) FROM ac_market_days")[0][0]
+        known = [stamp.date() for stamp in (stored, self._source.oldest_row()) if stamp is not None]
+        return Window.of(as_of, lookback_days, self._reference.calendars(), min(known, default=None))
 
     def outdated(self, window: Window, *, reread: bool = False) -> list[date]:
         """The days that must be read from ticks before the window can be used, oldest first.
 
-        A day is up to date when it has a row of every calendar it had ticks in, and every row of it was shaped by this
-        version and these settings, from a source that still adds up to the same.
+        A day is up to date when every row of it was shaped by this version and these settings, from a source that still
+        adds up to the same. A source that no longer has any row of a known day has retired its ticks: the day's rows are
+        kept (`reread` reads even these again).
         """
         wanted = sorted({day for days in window.days.values() for day in days})
         margin = timedelta(days=1)  # an exchange's session may begin on the date before its own
@@ -197,7 +204,9 @@ class MarketDays:
             return False
         for code, part in rows.groupby("calendar"):
             session = sessions.get(str(code))
-            if session is None or not (part["source_digest"] == digests[str(code)]).all():
+            if session is None:
+                return False
+            if digests[str(code)] and not (part["source_digest"] == digests[str(code)]).all():
                 return False
             if not ((part["session_start"] == session.start) & (part["session_end"] == session.end)).all():
                 return False

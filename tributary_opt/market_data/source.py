@@ -118,6 +118,14 @@ class Source:
         sql = f"SELECT max({t}) FROM {self._table['trades']} WHERE {t} < %s"
         return _utc(self._db.rows(sql, (before,))[0][0])
 
+    def oldest_row(self) -> datetime | None:
+        """Stamp of the oldest row of either tick table."""
+        stamps = []
+        for name in ("trades", "orderbook_snapshots"):
+            t = self._column[name]["timestamp"]
+            stamps.append(_utc(self._db.rows(f"SELECT min({t}) FROM {self._table[name]}")[0][0]))
+        return min((s for s in stamps if s is not None), default=None)
+
     def rows_from(self, instant: datetime) -> int:
         """Rows of both tick tables stamped at or after an instant."""
         n = 0
