@@ -659,7 +659,7 @@ def _patient(call: Callable[[], _T], attempts: int = _ATTEMPTS) -> _T:
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda e: isinstance(e, ServerUnavailable) and not isinstance(e, _Hung)),
         stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=1.0) + tenacity.wait_random(0, 0.1),
         reraise=True,
     )
     return retrying(call)
@@ -670,7 +670,7 @@ def _insistent(call: Callable[[], _T], error: type[Exception], timeout_s: float,
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(error),
         stop=tenacity.stop_after_delay(timeout_s),
-        wait=tenacity.wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.05),
+        wait=tenacity.wait_exponential(multiplier=0.05, max=2.0) + tenacity.wait_random(0, 0.05),
         reraise=True,
     )
     try:

@@ -1,0 +1,63 @@
+"""One embedded QuestDB a test run, and where the recorded market data are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tributary_opt.settings import QuestDBServer, Settings
+from tributary_opt.storage import embedded
+from tributary_opt.storage.questdb import QuestDB
+
+_KEPT = {"TRIBUTARY_QUESTDB_JAR", "TRIBUTARY_RECORDED_DATA"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_developer() -> None:
+    for name in [name for name in os.environ if name.startswith("TRIBUTARY_") and name not in _KEPT]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def questdb_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings whose home is the test run's own."""
+    return Settings(home=tmp_path_factory.mktemp("home"), embedded_memory_mb=512, _env_file=None)
+
+
+@pytest.fixture(scope="session")
+def questdb_server(questdb_settings: Settings) -> Iterator[QuestDBServer]:
+    """The run's own QuestDB, started once; dev mode allows tests to suspend a table."""
+    running = embedded.start(questdb_settings, {"QDB_DEV_MODE_ENABLED": "true"})
+    try:
+        yield running.server
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def db(questdb_server: QuestDBServer) -> Iterator[QuestDB]:
+    """The run's QuestDB, emptied of every table and view."""
+    with QuestDB(questdb_server) as db:
+        empty(db)
+        yield db
+
+
+def empty(db: QuestDB) -> None:
+    """Drop every view and table."""
+    for (view,) in db.rows("SELECT view_name FROM views()"):
+        db.execute(f'DROP VIEW "{view}"')
+    for table in db.tables():
+        db.execute(f'DROP TABLE "{table}"')
+
+
+@pytest.fixture(scope="session")
+def recorded_data() -> Path:
+    """The folder of the recorded sets; without them the test is skipped."""
+    named = os.environ.get("TRIBUTARY_RECORDED_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no recorded data: set TRIBUTARY_RECORDED_DATA to their folder")
+    return folder
