@@ -55,11 +55,26 @@ class Choices:
     grid: Grid = Grid()
     markets: tuple[str, ...] = ()
     """Only these market ids; empty means all. A run of some markets is stored, never current."""
+    parameters_of: str = ""
+    """The run whose parameters are used as they are; empty means that they are made from market days."""
 
     def as_json(self) -> dict[str, Any]:
         """Canonical form, for the run id and the run's row."""
         models: dict[str, BaseModel] = {"statistics": self.statistics, "calibration": self.calibration, "grid": self.grid}
-        return {**{k: m.model_dump(mode="json") for k, m in models.items()}, "markets": sorted(self.markets)}
+        chosen: dict[str, Any] = {k: m.model_dump(mode="json") for k, m in models.items()}
+        chosen["markets"] = sorted(self.markets)
+        return chosen | ({"parameters_of": self.parameters_of} if self.parameters_of else {})
+
+    @staticmethod
+    def from_json(chosen: dict[str, Any]) -> Choices:
+        """What `as_json` wrote, as it stands in a run's row."""
+        return Choices(
+            StatisticsRules.model_validate(chosen["statistics"]),
+            CalibrationRules.model_validate(chosen["calibration"]),
+            Grid.model_validate(chosen["grid"]),
+            tuple(chosen["markets"]),
+            chosen.get("parameters_of", ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Night:
     def __init__(self, settings: Settings, sink: QuestDB, source_db: QuestDB):
         self.settings = settings
         self.sink = sink
+        self.source_db = source_db
         self.source = Source(source_db, settings.source_tables)
         self.releases = Releases(sink, settings.parquet_root)
         self._reference: ReferenceData | None = None
@@ -120,11 +136,15 @@ class Night:
             self._reference = ReferenceData(rows, self.settings.market_rules)
         return self._reference
 
-    def prepare(self) -> None:
-        """Our tables brought up to date, the source checked, a lagging manifest repaired."""
+    def prepare_tables(self) -> None:
+        """Our tables brought up to date, a lagging manifest repaired."""
         self.sink.migrate()
-        self.source.check()
         self.releases.repair()
+
+    def prepare(self) -> None:
+        """`prepare_tables`, and the source checked."""
+        self.prepare_tables()
+        self.source.check()
 
     # --- observe ---------------------------------------------------------------------------------------------
 
@@ -151,6 +171,26 @@ class Night:
         if future:
             _LOG.warning("%d source rows are stamped after today; they are ignored", future)
         return Plan(as_of, now, window.first, tuple(outdated), future)
+
+    def plans(self, choices: Choices, start: date, end: date, *, reread: bool = False) -> list[Plan]:
+        """One plan for each day from `start` to `end` of which anything is known, oldest first.
+
+        All days to be read are in the first plan; the source is looked at once, not once a day.
+        """
+        now = datetime.now(UTC)
+        if not start <= end < now.date():
+            raise NightError(f"need start <= end < {now.date()} (UTC, today), got {start=!s}, {end=!s}")
+        days = self._days(choices)
+        windows = {end - timedelta(days=i): self._window(choices, end - timedelta(days=i)) for i in range((end - start).days + 1)}
+        union = Window(
+            end,
+            choices.calibration.lookback_days,
+            {code: sorted({day for w in windows.values() for day in w.days[code]}) for code in windows[end].days},
+        )
+        outdated = tuple(days.outdated(union, reread=reread))
+        known = {stamp.date() for stamp in days.load(union)["day"]} | set(outdated)
+        plans = [Plan(day, now, windows[day].first, (), 0) for day in sorted(windows) if day in known]
+        return [replace(plans[0], outdated=outdated), *plans[1:]] if plans else []
 
     def observe(self, choices: Choices, days: tuple[date, ...], *, store: bool = True) -> pd.DataFrame:
         """Read days from ticks; keep them unless told otherwise. Returns their rows."""
@@ -191,6 +231,27 @@ class Night:
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
         parameters = calibrate(statistics, reference, choices.calibration, pd.to_datetime(end, utc=True))
         return Calibrated(parameters, window_digest(rows), _frame_digest(reference))
+
+    def stored(self, run_id: str, grid: Grid, markets: tuple[str, ...] = ()) -> tuple[Choices, Plan, Calibrated]:
+        """Parameters of a finished run (empty: the current one), as if they had just been calibrated; no tick is read.
+
+        NightError for a run that is unknown or not complete, and before the first release.
+        """
+        pointer = self.releases.current()
+        run_id = run_id or (pointer.run_id if pointer else "")
+        row = self.releases.run(run_id) if run_id else None
+        if row is None or row["state"] != "complete":
+            named = f"run_id {run_id!r} is {row['state'] if row else 'unknown'}" if run_id else "there is no release yet"
+            raise NightError(f"{named}: give the id of a complete run, as `tributary-opt runs` lists them")
+        base = Choices.from_json(json.loads(row["settings"]))
+        wanted = tuple(m for m in markets if m in base.markets) if base.markets and markets else markets or base.markets
+        choices = replace(base, grid=grid, markets=wanted, parameters_of=run_id)
+        parameters = self.releases.read(schema.PARAMETERS, row["as_of"].date(), run_id).to_pandas()
+        parameters = parameters.drop(columns=["as_of", "run_id"])
+        if wanted:
+            parameters = parameters[parameters["market_id"].isin(wanted)].reset_index(drop=True)
+        plan = Plan(row["as_of"].date(), datetime.now(UTC), row["window_start"].date(), (), 0)
+        return choices, plan, Calibrated(parameters, row["input_digest"], row["reference_digest"])
 
     # --- publish ---------------------------------------------------------------------------------------------
 
@@ -373,7 +434,7 @@ def _frame_digest(frame: pd.DataFrame) -> str:
 
 
 def _joined(digests: list[str]) -> str:
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 @contextlib.contextmanager
