@@ -96,8 +96,9 @@ class MarketDays:
 
     def window(self, as_of: date, lookback_days: int) -> Window:
         """The trading days that a night as of `as_of` uses: none before the first day that was ever recorded."""
-        stored = self._sink.rows("SELECT min(day) FROM ac_market_days")[0][0]
-        known = [stamp.date() for stamp in (stored, self._source.oldest_row()) if stamp is not None]
+        stored = self._sink.rows("SELECT day FROM ac_market_days ORDER BY day LIMIT 1")
+        stamps = [row[0] for row in stored] + [self._source.oldest_row()]
+        known = [stamp.date() for stamp in stamps if stamp is not None]
         return Window.of(as_of, lookback_days, self._reference.calendars(), min(known, default=None))
 
     def outdated(self, window: Window, *, reread: bool = False) -> list[date]:

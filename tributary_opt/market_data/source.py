@@ -115,16 +115,18 @@ class Source:
     def newest_trade(self, before: datetime) -> datetime | None:
         """Stamp of the newest trade before an instant."""
         t = self._column["trades"]["timestamp"]
-        sql = f"SELECT max({t}) FROM {self._table['trades']} WHERE {t} < %s"
-        return _utc(self._db.rows(sql, (before,))[0][0])
+        sql = f"SELECT {t} FROM {self._table['trades']} WHERE {t} < %s ORDER BY {t} DESC LIMIT 1"
+        rows = self._db.rows(sql, (before,))
+        return _utc(rows[0][0]) if rows else None
 
     def oldest_row(self) -> datetime | None:
         """Stamp of the oldest row of either tick table."""
-        stamps = []
+        stamps: list[tuple[datetime]] = []
         for name in ("trades", "orderbook_snapshots"):
             t = self._column[name]["timestamp"]
-            stamps.append(_utc(self._db.rows(f"SELECT min({t}) FROM {self._table[name]}")[0][0]))
-        return min((s for s in stamps if s is not None), default=None)
+            # Not min(t): an empty table answers that with no row at all.
+            stamps += self._db.rows(f"SELECT {t} FROM {self._table[name]} ORDER BY {t} LIMIT 1")
+        return min((stamp for (first,) in stamps if (stamp := _utc(first)) is not None), default=None)
 
     def rows_from(self, instant: datetime) -> int:
         """Rows of both tick tables stamped at or after an instant."""

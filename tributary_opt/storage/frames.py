@@ -19,6 +19,12 @@ def typed(table: schema.Table, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({c.name: _typed(frame[c.name], c.type) for c in table.columns}, index=frame.index)
 
 
+def typed_source(table: schema.SourceTable, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a source table in the types with which we create it; columns the frame lacks are left out."""
+    known = [c for c in table.columns if c.name in frame.columns]
+    return pd.DataFrame({c.name: _typed(frame[c.name], c.create_as) for c in known}, index=frame.index)
+
+
 def canonical(table: schema.Table, rows: pd.DataFrame | pa.Table) -> pa.Table:
     """Rows in the table's Arrow schema, sorted by its keys, NaN as null: the same rows give the same table."""
     types = {c.name: schema.ARROW_TYPES[c.type] for c in table.columns}
@@ -67,7 +73,7 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
     if kind in _INTEGERS:
         return values.astype(_INTEGERS[kind])
     if kind == "BOOLEAN":
-        return values.astype(bool)
+        return values.astype("boolean")
     return values.astype(object).where(values.notna(), None)
 
 

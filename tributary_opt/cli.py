@@ -1,0 +1,314 @@
+"""The command line: `tributary-opt …`.
+
+Errors are one line with the way out. Exit codes: 0 done, 1 refused or failed, 2 wrong words, 3 a check failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import tributary_opt
+from tributary_opt import schema
+from tributary_opt.market_data.source import SourceError
+from tributary_opt.night import Choices, NightError, NightReport, open_night, run_night
+from tributary_opt.report.markdown import refusal_counts, status_counts
+from tributary_opt.settings import Retention, Settings
+from tributary_opt.storage.embedded import EmbeddedServerError
+from tributary_opt.storage.questdb import QuestDBQueryError, SchemaMismatch, ServerUnavailable, TableSuspended
+from tributary_opt.storage.releases import ReleaseError
+
+app = typer.Typer(
+    help="Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_out = Console()
+_err = Console(stderr=True)
+
+_REFUSALS = (
+    NightError,
+    SourceError,
+    ReleaseError,
+    EmbeddedServerError,
+    SchemaMismatch,
+    TableSuspended,
+    ServerUnavailable,
+    QuestDBQueryError,
+    ValueError,
+    FileNotFoundError,
+)
+
+
+class SourceName(StrEnum):
+    """Tables that files can be loaded into."""
+
+    trades = "trades"
+    orderbook_snapshots = "orderbook_snapshots"
+    markets = "markets"
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens, line by line.")] = False,
+) -> None:
+    """Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB."""
+    handler = RichHandler(console=_err, show_path=False, omit_repeated_times=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("tributary_opt").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def night(
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Last trading day to use; by default the newest complete one with trades."),
+    ] = None,
+    markets: Annotated[
+        str, typer.Option(help="Only these market ids, separated by commas. Such a run is stored, never made current.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="Read every day of the window from ticks again.")] = False,
+) -> None:
+    """Run one night in this process, without a Prefect server."""
+    with _refusals(), _progress() as progress:
+        settings = _settings()
+        chosen = Choices(markets=tuple(m for m in markets.split(",") if m))
+        day = as_of.date() if as_of else None
+        report = run_night(settings, chosen, as_of=day, dry_run=dry_run, reread=reread, progress=progress)
+    _show(report, settings)
+
+
+@app.command()
+def demo(
+    home: Annotated[Path, typer.Option(help="Folder for the demo's own database and Parquet.")] = Path("demo-data"),
+) -> None:
+    """Fill an embedded QuestDB with generated sample markets and run the nightly flow on them."""
+    os.environ["TRIBUTARY_HOME"] = str(home.absolute())
+    os.environ.setdefault("PREFECT_HOME", str(home.absolute() / "prefect"))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    with _refusals():
+        settings = _settings()
+        if settings.questdb is not None:
+            raise ValueError("the demo uses the embedded QuestDB: unset TRIBUTARY_QUESTDB__… for it")
+        from tributary_opt.demo import run_demo
+
+        with _progress() as progress:
+            report = run_demo(settings, progress)
+    _show(report, settings)
+    _out.print(
+        "\nThe [bold]truth[/] behind the sample lies in "
+        f"{settings.home / 'sample' / 'truth.parquet'}.\nTo go on:\n"
+        f"  TRIBUTARY_HOME={home} tributary-opt up        Prefect's UI, the nightly schedule, QuestDB's console\n"
+        f"  TRIBUTARY_HOME={home} tributary-opt runs      what was published\n"
+        "  tributary-opt load FILE --table trades        your own data; README.md tells the rest"
+    )
+
+
+@app.command()
+def up() -> None:
+    """Start everything: QuestDB, Prefect server, deployments and a worker. Ctrl-C stops it in order."""
+    with _refusals():
+        from flows.stack import up as run_stack
+
+        run_stack(_settings())
+
+
+@app.command()
+def load(
+    files: Annotated[list[Path], typer.Argument(help="Parquet or CSV files.", exists=True, dir_okay=False)],
+    table: Annotated[SourceName, typer.Option(help="The table they belong to.")],
+    make_ids: Annotated[
+        bool, typer.Option("--make-ids", help="Give trades without an id one, made from the file's digest and the row.")
+    ] = False,
+) -> None:
+    """Load files into QuestDB. Columns are checked first; the same file twice does not double."""
+    from tributary_opt.storage.load import load_file
+
+    shown = Table("file", "rows in file", "new", "already there", "stamped in the future")
+    with _refusals(), _progress() as progress:
+        settings = _settings()
+        with open_night(settings) as opened:
+            for path in files:
+                report = load_file(
+                    opened.source_db,
+                    path,
+                    table.value,
+                    make_ids=make_ids,
+                    source_tables=settings.source_tables,
+                    progress=lambda done, total, name=path.name: progress(name, done, total),
+                )
+                shown.add_row(path.name, *(f"{n:,}" for n in (report.rows, report.new, report.known, report.future)))
+    _out.print(shown)
+
+
+@app.command()
+def check() -> None:
+    """Look at server, source tables, permissions and releases; every failure names its remedy."""
+    from tributary_opt.storage.check import check as run_check
+
+    with _refusals():
+        findings = run_check(_settings())
+    shown = Table("", "what", "seen", "remedy")
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+    for finding in findings:
+        shown.add_row(marks[finding.status], finding.name, finding.seen, finding.remedy)
+    _out.print(shown)
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(3)
+
+
+@app.command()
+def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20) -> None:
+    """List the newest runs, and which one is current."""
+    with _refusals(), open_night(_settings()) as opened:
+        opened.prepare_tables()
+        listed = opened.releases.runs(limit)
+    shown = Table("as_of", "run_id", "", "state", "scope", "markets", "ok", "schedules", "finished", "published", "error")
+    for row in listed.itertuples():
+        shown.add_row(
+            f"{row.as_of:%Y-%m-%d}",
+            row.run_id,
+            "[green]current[/]" if row.current else "",
+            row.state,
+            row.scope,
+            str(row.n_markets),
+            str(row.n_ok),
+            f"{row.n_trajectories:,}",
+            _minute(row.finished_at),
+            _minute(row.published_at),
+            row.error or "",
+        )
+    _out.print(shown)
+
+
+@app.command()
+def rollback(run_id: Annotated[str, typer.Argument(help="A complete run, from `tributary-opt runs`.")]) -> None:
+    """Make an earlier run current again."""
+    with _refusals(), open_night(_settings()) as opened:
+        opened.prepare_tables()
+        pointer = opened.releases.rollback(run_id)
+    _out.print(f"Run [bold]{pointer.run_id}[/] as of {pointer.as_of} is current since {pointer.published_at:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+@app.command()
+def maintenance(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+    trajectory_nights: Annotated[int, typer.Option(min=1, help="Nights whose trajectories are kept.")] = 30,
+) -> None:
+    """Sweep old trajectories and what killed runs left behind."""
+    with _refusals(), open_night(_settings()) as opened:
+        opened.prepare_tables()
+        retention = Retention(trajectory_nights=trajectory_nights)
+        actions = opened.releases.maintain(retention, datetime.now(UTC), dry_run=dry_run)
+    if not len(actions):
+        _out.print("Nothing to do.")
+        return
+    shown = Table("would do" if dry_run else "done", "what", "why")
+    for action in actions.itertuples():
+        shown.add_row(action.action, action.name, action.why)
+    _out.print(shown)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    _out.print(tributary_opt.__version__)
+
+
+# --- inside --------------------------------------------------------------------------------------------------
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "__".join(str(part) for part in first["loc"]).upper()
+        raise ValueError(f"setting TRIBUTARY_{name}: {first['msg']}") from None
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What we refuse is said in one line; anything else is a fault of ours and keeps its traceback."""
+    try:
+        yield
+    except _REFUSALS as error:
+        _err.print(f"[red]refused:[/] {type(error).__name__}: ", end="")
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = int(bars.add_task(step, total=max(total, 1)))
+            bars.update(tasks[step], completed=done if total else 1, total=max(total, 1))  # type: ignore[arg-type]
+
+        yield show
+
+
+def _show(report: NightReport, settings: Settings) -> None:
+    """A night's outcome: what was published, what was refused, where it lies."""
+    parameters, run = report.parameters, report.run
+    shown = Table("what", "rows", "of which", title=f"Night as of {run.as_of}, run {run.run_id}")
+    ok = parameters["status"] == "ok"
+    shown.add_row("markets", f"{len(parameters):,}", f"{ok.sum():,} ok, {(~ok).sum():,} refused")
+    statuses = ", ".join(f"{n:,} {status}" for status, n in status_counts(report.trajectories).items())
+    shown.add_row("schedules", f"{len(report.trajectories):,}", statuses or "none")
+    for reason, n in refusal_counts(parameters).items():
+        shown.add_row(f"refused: {reason}", f"{n:,}", "")
+    days = f"{len(report.plan.outdated)} read from ticks by this run"
+    shown.add_row("trading days", f"{_window_days(parameters)}", days)
+    _out.print(shown)
+    _out.print(_sample_of_schedules(report.trajectories))
+    if report.outcome is None:
+        _out.print("Dry run: nothing was written.")
+        return
+    _out.print(f"[bold]{report.outcome.reason}[/]: SQL views {', '.join(schema.VIEWS)}")
+    _out.print(f"Parquet: {settings.parquet_root} ([bold]current.json[/] names the current files)", soft_wrap=True)
+
+
+def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
+    """The first markets' schedules for the middle of the grid."""
+    shown = Table(
+        "market", "strategy", "urgency", "order", "cost bps", "± bps", "half-life d", title="One order size, a few markets"
+    )
+    if not len(trajectories):
+        return shown
+    middle = trajectories["size_ix"].max() // 2
+    first = trajectories["market_id"].drop_duplicates().iloc[:3]
+    chosen = trajectories[(trajectories["size_ix"] == middle) & trajectories["market_id"].isin(first)]
+    for row in chosen[chosen["horizon_ix"] == 0].itertuples():
+        urgency = "" if pd.isna(row.urgency) else f"{row.urgency:g}"
+        numbers = (f"{row.expected_cost_bps:,.1f}", f"{row.cost_sd_bps:,.1f}", f"{row.half_life:.3f}")
+        shown.add_row(row.market_id, row.strategy, urgency, f"{row.order_size:,.6g}", *numbers)
+    return shown
+
+
+def _window_days(parameters: pd.DataFrame) -> str:
+    days = parameters["n_days"]
+    return f"{days.min()}" if days.min() == days.max() else f"{days.min()}-{days.max()}"
+
+
+def _minute(stamp: datetime | None) -> str:
+    return "" if stamp is None or pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M}"

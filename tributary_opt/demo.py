@@ -1,0 +1,66 @@
+"""The demo: an embedded QuestDB filled with sample markets, and one whole night on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+
+from tributary_opt import schema
+from tributary_opt.night import NightReport
+from tributary_opt.sample_data import SampleMarket, generate, reference_data, sample_markets, truth
+from tributary_opt.settings import Settings
+from tributary_opt.storage import embedded
+from tributary_opt.storage.frames import typed_source
+from tributary_opt.storage.questdb import QuestDB
+
+N_TOKENS, N_DAYS, SEED = 40, 30, 1
+
+Progress = Callable[[str, int, int], None]
+
+
+def run_demo(settings: Settings, progress: Progress) -> NightReport:
+    """Start the server, fill the source tables where they are empty, run the nightly flow; the server is stopped at the end."""
+    progress("start QuestDB", 0, 1)
+    with embedded.running(settings) as server:
+        progress("start QuestDB", 1, 1)
+        with QuestDB(server) as db:
+            fill_if_empty(db, settings, progress)
+        progress("nightly flow", 0, 1)
+        from flows.nightly import nightly  # Prefect takes a second to import, and only the demo and the flows need it
+
+        report = nightly()
+        progress("nightly flow", 1, 1)
+    return report
+
+
+def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress) -> bool:
+    """Create the source tables and fill them with generated markets; False where there were trades already."""
+    for table in schema.SOURCE_TABLES.values():
+        db.execute(table.ddl())
+    if db.rows("SELECT count() FROM trades")[0][0]:
+        return False
+    first_day = datetime.now(UTC).date() - timedelta(days=N_DAYS)
+    markets = sample_markets(N_TOKENS, SEED, first_day=first_day, n_days=N_DAYS)
+    _keep_truth(settings, markets)
+    reference = reference_data(markets).assign(updated_at=pd.Timestamp(first_day, tz="UTC").as_unit("us"))
+    _send(db, schema.MARKETS, reference)
+    for i, day in enumerate(generate(markets, first_day, N_DAYS, SEED)):
+        progress("generate sample markets", i, N_DAYS)
+        _send(db, schema.TRADES, day.trades)
+        _send(db, schema.ORDERBOOK_SNAPSHOTS, day.orderbook_snapshots)
+    progress("generate sample markets", N_DAYS, N_DAYS)
+    return True
+
+
+def _send(db: QuestDB, table: schema.SourceTable, rows: pd.DataFrame) -> None:
+    if len(rows):
+        db.send(table.name, typed_source(table, rows))
+        db.wait(table.name)
+
+
+def _keep_truth(settings: Settings, markets: list[SampleMarket]) -> None:
+    folder = settings.home / "sample"
+    folder.mkdir(parents=True, exist_ok=True)
+    truth(markets).to_parquet(folder / "truth.parquet", index=False)
