@@ -9,7 +9,7 @@ With k = κτ and q = e^(-k), the paper's hyperbolic forms (17) and (18) are eva
     n_j / X = q^(j-1) (1 - q) (1 + q^(2(N-j)+1)) / (1 - q^(2N))            j = 1..N
 
 with every 1 - q^i from ``expm1``. No term cancels and none overflows, so slices keep their relative accuracy down to
-the last one, and no branch is needed near κT = 0: with k at 2^-900 each ``expm1`` returns its argument and the ratios
+the last one, and no branch is needed near κT = 0: with k at 2^-80 each ``expm1`` returns its argument and the ratios
 are the straight line (N - j)/N and 1/N to the last bit.
 
 Two habits keep a problem's bits the same alone and in any batch. Transcendental functions only ever see contiguous
@@ -49,9 +49,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 Permanent = Literal["paper", "midprice"]
 
-# κτ outside these changes no bit of any shape: below, the straight line; above, everything in slice 1. The lower end is
-# a power of two, which makes the straight line exact; the upper keeps κτ·j finite whatever is asked.
-_SMALLEST_STEP_DECAY = 2.0**-900
+# κτ outside these changes no bit of any shape. Below, the shape differs from the straight line by (κT)²/6, under 2^-120
+# for a million steps, and a power of two makes that line exact. Above, all is in slice 1, and κτ·j stays finite.
+_SMALLEST_STEP_DECAY = 2.0**-80
 _LARGEST_STEP_DECAY = 2.0**11
 # sqrt(λσ²τ²/η̃) as an exponent of two; beyond it the exact limit is reached long since.
 _ROOT_EXPONENT_LIMIT = 1000
@@ -672,14 +672,14 @@ def _step_decay(
     exponent = (exponent - odd) // 2 + sigma_e + tau_e
     # Clipped, the result is still the limit: κτ above 1,380 trades everything in slice 1.
     root = np.ldexp(root, np.clip(exponent, -2 * _ROOT_EXPONENT_LIMIT, _ROOT_EXPONENT_LIMIT) - 1)
-    return np.asarray(2.0 * np.arcsinh(np.ascontiguousarray(root)))
+    return np.asarray(2.0 * np.arcsinh(np.asarray(root, order="C")))
 
 
 def _risk_aversion(
     step_decay: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """λ = (2 sinh(κτ/2))² η̃ / (στ)², and where a double holds it; NaN elsewhere."""
-    k = np.ascontiguousarray(step_decay)
+    k = np.asarray(step_decay, order="C")
     capped = np.minimum(k, 2.0**14)  # e^16384 · η̃/(στ)² is beyond the range for any doubles
     doublings = np.rint(capped * (1.0 / np.log(2.0)))
     # e^k = 2^doublings · e^rest; 2 sinh(k/2) = e^(k/2) (1 - e^-k).
