@@ -40,7 +40,7 @@ def everything_nan(t: ExecutionTrajectory) -> bool:
     return all(len(a) > 0 and bool(np.isnan(a).all()) for a in arrays)
 
 
-# --- parameters -----------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 def test_params_creation_with_defaults() -> None:
@@ -76,7 +76,7 @@ def test_trajectory_creation() -> None:
     assert t.total_cost_estimate == 1.5
 
 
-# --- calibration ----------------------------------------------------------------------------------------------------
+# --- calibration -----------------------------------------------------------------------------------------------------
 
 
 def test_calibrate_basic(params: AlmgrenChrissParams) -> None:
@@ -171,13 +171,10 @@ def test_calibrate_wrong_types_raise(wrong: Any) -> None:
         calibrate_ac_params(wrong, 0.02, 0.05, 0.50)
 
 
-@given(
-    st.lists(
-        st.tuples(*(st.one_of(st.floats(1e-6, 1e9), st.sampled_from([0.0, -1.0, math.nan, math.inf])) for _ in range(4))),
-        min_size=1,
-        max_size=9,
-    )
-)
+good_or_bad = st.one_of(st.floats(1e-6, 1e9), st.sampled_from([0.0, -1.0, math.nan, math.inf]))
+
+
+@given(st.lists(st.tuples(*(good_or_bad for _ in range(4))), min_size=1, max_size=9))
 @settings(max_examples=150, deadline=None)
 def test_calibrate_equals_one_row_of_the_vectorised_rule(rows: list[tuple[float, float, float, float]]) -> None:
     rule = rule_parameters(*(np.array(column) for column in zip(*rows, strict=True)))
@@ -189,7 +186,7 @@ def test_calibrate_equals_one_row_of_the_vectorised_rule(rows: list[tuple[float,
         assert rule.valid[i] or p.warnings
 
 
-# --- one trajectory -------------------------------------------------------------------------------------------------
+# --- one trajectory --------------------------------------------------------------------------------------------------
 
 
 def test_trajectory_equals_twap_when_risk_neutral(params: AlmgrenChrissParams) -> None:
@@ -395,7 +392,7 @@ def test_numpy_scalars_and_whole_floats_are_numbers(params: AlmgrenChrissParams)
         np.testing.assert_array_equal(t.holdings, plain.holdings)
 
 
-# --- one horizon in other units gives the same schedule -----------------------------------------------------------------
+# --- one horizon in other units gives the same schedule --------------------------------------------------------------
 
 
 def test_schedule_does_not_depend_on_units() -> None:

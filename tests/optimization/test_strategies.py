@@ -1,0 +1,182 @@
+"""Baselines: costed like the optimum, and a randomised TWAP that never sells back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tributary_opt import (
+    AlmgrenChrissParams,
+    AlmgrenChrissStrategy,
+    ExecutionStrategy,
+    MarketOrderStrategy,
+    TWAPStrategy,
+    calibrate_ac_params,
+    generate_ac_trajectory,
+    generate_market_order_trajectory,
+    generate_twap_trajectory,
+)
+from tributary_opt.optimization import cost_and_variance
+
+EPS = np.finfo(float).eps
+
+
+@pytest.fixture(scope="module")
+def params() -> AlmgrenChrissParams:
+    return calibrate_ac_params(50_000, 0.02, 0.05, 0.50, tau=0.1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 48, 500, 10_000])
+def test_twap_cost_and_variance_are_the_papers_equations_10_and_11(params: AlmgrenChrissParams, n: int) -> None:
+    p = dataclasses.replace(params, tau=1 / n)
+    t = generate_twap_trajectory(5000, n, p)
+    np.testing.assert_array_equal(t.trade_sizes, np.full(n, 5000 * (1 / n)))
+    eta_tilde = p.eta - p.gamma * p.tau / 2
+    cost = p.gamma * 5000**2 / 2 + p.epsilon * 5000 + eta_tilde * 5000**2
+    variance = p.sigma**2 * 5000**2 / 3 * (1 - 1 / n) * (1 - 1 / (2 * n))
+    assert t.params["expected_cost"] == pytest.approx(cost, rel=1e-13)
+    assert t.params["cost_variance"] == pytest.approx(variance, rel=1e-13)
+    assert t.params["half_life"] == pytest.approx(0.5, rel=1e-14)
+    assert t.risk_aversion == 0
+    assert t.strategy_name == "twap"
+
+
+def test_market_order_cost_is_the_papers_equation_13(params: AlmgrenChrissParams) -> None:
+    for n in (1, 7):
+        t = generate_market_order_trajectory(5000, params, n)
+        assert t.trade_sizes[0] == 5000
+        assert (t.trade_sizes[1:] == 0).all()
+        assert t.params["cost_variance"] == 0
+        assert t.params["expected_cost"] == pytest.approx(0.01 * 5000 + params.eta * 5000**2 / params.tau, rel=1e-14)
+        assert t.risk_aversion == t.params["kappa"] == t.params["urgency"] == math.inf
+        assert t.params["decay_time"] == 0
+        assert t.params["half_life"] == params.tau / 2
+    midprice = generate_market_order_trajectory(5000, params, permanent="midprice")
+    extra = params.gamma * 5000**2 / 2
+    assert midprice.params["expected_cost"] == pytest.approx(t.params["expected_cost"] + extra, rel=1e-14)
+
+
+@pytest.mark.parametrize("permanent", ["paper", "midprice"])
+@pytest.mark.parametrize("lam", [0.0, 1e-6, 1e-2, 0.5, 30.0])
+def test_no_strategy_beats_the_optimum(params: AlmgrenChrissParams, lam: float, permanent: str) -> None:
+    def value(t: object) -> float:
+        return t.params["expected_cost"] + lam * t.params["cost_variance"]  # type: ignore[attr-defined, no-any-return]
+
+    best = value(generate_ac_trajectory(5000, 10, params, lam, permanent=permanent))  # type: ignore[arg-type]
+    others = [
+        generate_twap_trajectory(5000, 10, params, permanent=permanent),  # type: ignore[arg-type]
+        generate_market_order_trajectory(5000, params, 10, permanent=permanent),  # type: ignore[arg-type]
+        *(generate_twap_trajectory(5000, 10, params, True, 1.0, s, permanent=permanent) for s in range(20)),  # type: ignore[arg-type]
+        *(generate_ac_trajectory(5000, 10, params, x, permanent=permanent) for x in (1e-4, 0.1, 5.0)),  # type: ignore[arg-type]
+    ]
+    assert all(best <= value(other) * (1 + 1e-14) for other in others)
+
+
+# --- randomised TWAP -------------------------------------------------------------------------------------------------
+
+
+@given(
+    size=st.floats(1e-250, 1e250),
+    n=st.integers(1, 400),
+    pct=st.one_of(st.just(1.0), st.just(0.0), st.floats(0, 1)),
+    seed=st.integers(0, 2**63),
+)
+@settings(max_examples=250, deadline=None)
+def test_randomised_slices_are_never_negative_and_add_up_exactly(size: float, n: int, pct: float, seed: int) -> None:
+    t = generate_twap_trajectory(size, n, None, True, pct, seed)
+    assert (t.trade_sizes >= 0).all()
+    assert math.fsum(t.trade_sizes) == size
+    assert t.holdings[0] == size
+    assert t.holdings[-1] == 0
+    assert (np.diff(t.holdings) <= 0).all()
+    mean = size / n
+    assert (np.abs(t.trade_sizes - mean) <= 2 * max(pct, n * EPS) * mean / max(1 - pct, 1 / n)).all()
+
+
+def test_randomised_twap_repeats_under_its_seed(params: AlmgrenChrissParams) -> None:
+    first, again, other = (generate_twap_trajectory(1000, 50, params, True, 0.1, s) for s in (7, 7, 8))
+    np.testing.assert_array_equal(first.trade_sizes, again.trade_sizes)
+    assert first.params["expected_cost"] == again.params["expected_cost"]
+    assert (first.trade_sizes != other.trade_sizes).any()
+    unseeded = [generate_twap_trajectory(1000, 50, params, randomize=True).trade_sizes for _ in range(2)]
+    assert (unseeded[0] != unseeded[1]).any()
+
+
+def test_randomised_twap_is_costed_as_it_is(params: AlmgrenChrissParams) -> None:
+    t = generate_twap_trajectory(1000, 50, params, True, 0.5, 1)
+    e, v = cost_and_variance(
+        t.trade_sizes, eta=params.eta, gamma=params.gamma, sigma=params.sigma, tau=params.tau, epsilon=params.epsilon
+    )
+    assert t.params["expected_cost"] == pytest.approx(float(e), rel=1e-13)
+    assert t.params["cost_variance"] == pytest.approx(float(v), rel=1e-13)
+    assert t.params["expected_cost"] > generate_twap_trajectory(1000, 50, params).params["expected_cost"]
+    assert 0.4 < t.trade_sizes.min() / 20 < 0.9
+    assert 1.1 < t.trade_sizes.max() / 20 < 1.6
+
+
+@pytest.mark.parametrize("pct", [-0.1, 1.5, math.nan, math.inf])
+def test_randomising_by_more_than_the_slice_is_refused(params: AlmgrenChrissParams, pct: float) -> None:
+    t = generate_twap_trajectory(1000, 10, params, True, pct)
+    assert np.isnan(t.trade_sizes).all()
+    assert f"random_pct must be from 0 to 1, got {pct:g}" in t.params["warnings"][0]
+
+
+def test_wrong_types_raise(params: AlmgrenChrissParams) -> None:
+    with pytest.raises(TypeError, match="randomize must be True or False"):
+        generate_twap_trajectory(1000, 10, params, "yes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="random_pct must be a real number"):
+        generate_twap_trajectory(1000, 10, params, True, "0.1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        generate_twap_trajectory(1000, 10, params, True, 0.1, "seed")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="params must be AlmgrenChrissParams"):
+        generate_market_order_trajectory(1000, 10)  # type: ignore[arg-type]
+
+
+# --- without parameters, and with bad values -------------------------------------------------------------------------
+
+
+def test_schedule_without_parameters_has_unknown_cost_and_says_so() -> None:
+    for t in (generate_twap_trajectory(1000, 10), generate_market_order_trajectory(1000)):
+        assert math.isnan(t.total_cost_estimate)
+        assert math.isnan(t.params["expected_cost"])
+        assert math.isnan(t.params["cost_variance"])
+        assert "no params given: the cost is unknown" in t.params["warnings"][0]
+        assert t.holdings[0] == 1000
+        assert math.fsum(t.trade_sizes) == 1000
+
+
+@pytest.mark.parametrize("size", [0, -5, math.nan])
+def test_bad_values_give_nan_and_say_so(params: AlmgrenChrissParams, size: float) -> None:
+    for t in (
+        generate_twap_trajectory(size, 10, params),
+        generate_market_order_trajectory(size, params),
+        generate_twap_trajectory(1000, 0, params),
+        generate_twap_trajectory(1000, 10, dataclasses.replace(params, eta=math.nan)),
+    ):
+        assert np.isnan(t.holdings).all()
+        assert np.isnan(t.trade_sizes).all()
+        assert math.isnan(t.total_cost_estimate)
+        assert t.params["warnings"]
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_strategy_classes_follow_the_protocol_and_their_functions(params: AlmgrenChrissParams) -> None:
+    pairs = [
+        (AlmgrenChrissStrategy(params, 0.1), generate_ac_trajectory(1000, 10, params, 0.1, side="buy")),
+        (TWAPStrategy(params), generate_twap_trajectory(1000, 10, params, side="buy")),
+        (TWAPStrategy(params, True, 0.3, 5), generate_twap_trajectory(1000, 10, params, True, 0.3, 5, side="buy")),
+        (MarketOrderStrategy(params), generate_market_order_trajectory(1000, params, 10, side="buy")),
+    ]
+    for strategy, expected in pairs:
+        assert isinstance(strategy, ExecutionStrategy)
+        t = strategy.generate_trajectory(1000, 10, "buy")  # type: ignore[attr-defined]
+        assert t.strategy_name == expected.strategy_name
+        np.testing.assert_array_equal(t.trade_sizes, expected.trade_sizes)
+        assert t.params == expected.params
