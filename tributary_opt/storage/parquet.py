@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tributary_opt import schema
@@ -72,6 +73,25 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def read_market(root: Path, table: schema.Table, market_id: str) -> pa.Table:
+    """One market's rows of a table of the current release, whole row groups of other markets left unread.
+
+    Raises FileNotFoundError where nothing has been published below `root`.
+    """
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise FileNotFoundError(f"no release below {root}: {MANIFEST} is missing or cannot be read; publish a night first")
+    with pq.ParquetFile(root / manifest["tables"][table.name]["path"]) as file:
+        place = file.schema_arrow.get_field_index("market_id")
+        groups = []
+        for i in range(file.num_row_groups):
+            bounds = file.metadata.row_group(i).column(place).statistics
+            if bounds is None or not bounds.has_min_max or bounds.min <= market_id <= bounds.max:
+                groups.append(i)
+        rows = file.read_row_groups(groups)
+    return rows.filter(pc.equal(rows["market_id"], market_id))
 
 
 def file_digest(path: Path) -> str:
