@@ -25,8 +25,7 @@ from rich.table import Table
 import tributary_opt
 from tributary_opt import schema
 from tributary_opt.market_data.source import SourceError
-from tributary_opt.night import Choices, NightError, NightReport, open_night, run_night
-from tributary_opt.report.markdown import refusal_counts, status_counts
+from tributary_opt.night import Choices, NightError, open_night, run_night
 from tributary_opt.settings import Retention, Settings
 from tributary_opt.storage.embedded import EmbeddedServerError
 from tributary_opt.storage.questdb import QuestDBQueryError, SchemaMismatch, ServerUnavailable, TableSuspended
@@ -90,7 +89,13 @@ def night(
         chosen = Choices(markets=tuple(m for m in markets.split(",") if m))
         day = as_of.date() if as_of else None
         report = run_night(settings, chosen, as_of=day, dry_run=dry_run, reread=reread, progress=progress)
-    _show(report, settings)
+    _show(
+        settings,
+        f"Night as of {report.run.as_of}, run {report.run.run_id}",
+        report.parameters,
+        report.trajectories,
+        outcome=report.outcome.reason if report.outcome else None,
+    )
 
 
 @app.command()
@@ -108,8 +113,9 @@ def demo(
         from tributary_opt.demo import run_demo
 
         with _progress() as progress:
-            report = run_demo(settings, progress)
-    _show(report, settings)
+            pointer, parameters, trajectories = run_demo(settings, progress)
+    title = f"Night as of {pointer.as_of}, run {pointer.run_id}"
+    _show(settings, title, parameters, trajectories, outcome="current")
     _out.print(
         "\nThe [bold]truth[/] behind the sample lies in "
         f"{settings.home / 'sample' / 'truth.parquet'}.\nTo go on:\n"
@@ -267,24 +273,24 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _show(report: NightReport, settings: Settings) -> None:
-    """A night's outcome: what was published, what was refused, where it lies."""
-    parameters, run = report.parameters, report.run
-    shown = Table("what", "rows", "of which", title=f"Night as of {run.as_of}, run {run.run_id}")
+def _show(
+    settings: Settings, title: str, parameters: pd.DataFrame, trajectories: pd.DataFrame, *, outcome: str | None
+) -> None:
+    """A night's outcome: what was published, what was refused, where it lies. `outcome` None: nothing was written."""
     ok = parameters["status"] == "ok"
+    shown = Table("what", "rows", "of which", title=title)
     shown.add_row("markets", f"{len(parameters):,}", f"{ok.sum():,} ok, {(~ok).sum():,} refused")
-    statuses = ", ".join(f"{n:,} {status}" for status, n in status_counts(report.trajectories).items())
-    shown.add_row("schedules", f"{len(report.trajectories):,}", statuses or "none")
-    for reason, n in refusal_counts(parameters).items():
-        shown.add_row(f"refused: {reason}", f"{n:,}", "")
-    days = f"{len(report.plan.outdated)} read from ticks by this run"
-    shown.add_row("trading days", f"{_window_days(parameters)}", days)
+    for reason, n in parameters.loc[~ok, "reason"].value_counts().items():
+        shown.add_row("", "", f"{n:,} {reason}")
+    shown.add_row("schedules", f"{len(trajectories):,}", "")
+    for status, n in trajectories["status"].value_counts().items():
+        shown.add_row("", "", f"{n:,} {status}")
     _out.print(shown)
-    _out.print(_sample_of_schedules(report.trajectories))
-    if report.outcome is None:
+    _out.print(_sample_of_schedules(trajectories))
+    if outcome is None:
         _out.print("Dry run: nothing was written.")
         return
-    _out.print(f"[bold]{report.outcome.reason}[/]: SQL views {', '.join(schema.VIEWS)}")
+    _out.print(f"[bold]{outcome}[/]. SQL: {', '.join(schema.VIEWS)}")
     _out.print(f"Parquet: {settings.parquet_root} ([bold]current.json[/] names the current files)", soft_wrap=True)
 
 
@@ -303,11 +309,6 @@ def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
         numbers = (f"{row.expected_cost_bps:,.1f}", f"{row.cost_sd_bps:,.1f}", f"{row.half_life:.3f}")
         shown.add_row(row.market_id, row.strategy, urgency, f"{row.order_size:,.6g}", *numbers)
     return shown
-
-
-def _window_days(parameters: pd.DataFrame) -> str:
-    days = parameters["n_days"]
-    return f"{days.min()}" if days.min() == days.max() else f"{days.min()}-{days.max()}"
 
 
 def _minute(stamp: datetime | None) -> str:

@@ -8,20 +8,24 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 
 from tributary_opt import schema
-from tributary_opt.night import NightReport
+from tributary_opt.night import NightError, open_night
 from tributary_opt.sample_data import SampleMarket, generate, reference_data, sample_markets, truth
 from tributary_opt.settings import Settings
 from tributary_opt.storage import embedded
 from tributary_opt.storage.frames import typed_source
 from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.releases import Pointer
 
 N_TOKENS, N_DAYS, SEED = 40, 30, 1
 
 Progress = Callable[[str, int, int], None]
 
 
-def run_demo(settings: Settings, progress: Progress) -> NightReport:
-    """Start the server, fill the source tables where they are empty, run the nightly flow; the server is stopped at the end."""
+def run_demo(settings: Settings, progress: Progress) -> tuple[Pointer, pd.DataFrame, pd.DataFrame]:
+    """Start the server, fill the source tables where they are empty, run the nightly flow, stop the server.
+
+    Returns the current release: its pointer, parameters and trajectories, as read from QuestDB.
+    """
     progress("start QuestDB", 0, 1)
     with embedded.running(settings) as server:
         progress("start QuestDB", 1, 1)
@@ -30,9 +34,15 @@ def run_demo(settings: Settings, progress: Progress) -> NightReport:
         progress("nightly flow", 0, 1)
         from flows.nightly import nightly  # Prefect takes a second to import, and only the demo and the flows need it
 
-        report = nightly()
+        nightly()
         progress("nightly flow", 1, 1)
-    return report
+        with open_night(settings) as night:
+            pointer = night.releases.current()
+            if pointer is None:
+                raise NightError("the demo's night published nothing: look at the log above")
+            tables = (night.releases.read(t, pointer.as_of, pointer.run_id) for t in (schema.PARAMETERS, schema.TRAJECTORIES))
+            parameters, trajectories = (table.to_pandas() for table in tables)
+    return pointer, parameters, trajectories
 
 
 def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress) -> bool:
