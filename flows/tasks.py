@@ -1,0 +1,386 @@
+"""The steps of the night as Prefect tasks.
+
+Each opens its own connections and takes plain values. Tasks that talk to QuestDB are tried again where the server was not
+there, and for no other reason; a step that is done twice leaves one set of rows. Nothing is cached: what was done is
+known from the tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, TypedDict, TypeVar
+
+import pandas as pd
+from prefect import task, unmapped
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.events import emit_event
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
+
+from tributary_opt import night as core
+from tributary_opt import schema
+from tributary_opt.night import Calibrated, Choices, NightReport, Plan, open_night
+from tributary_opt.report import markdown
+from tributary_opt.settings import Grid, Retention, Runner, Settings
+from tributary_opt.storage.parquet import release_file
+from tributary_opt.storage.questdb import ServerUnavailable
+
+WRITER = "tributary-writer"
+"""Prefect's global concurrency limit that publishing holds."""
+PUBLISHED = "tributary.trajectories.published"
+"""The event that tells consumers of a new current release."""
+MAX_TASKS = 8
+"""Tasks that a step is cut into, at most: a task run costs the server more than a chunk of markets does. [-]"""
+
+_LOG = logging.getLogger("tributary_opt.flows")
+_T = TypeVar("_T")
+
+
+def _server_was_away(task: Any, task_run: Any, state: Any) -> bool:
+    try:
+        state.result()
+    except ServerUnavailable:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+class _TaskOptions(TypedDict, total=False):
+    cache_policy: CachePolicy
+    persist_result: bool
+    retries: int
+    retry_delay_seconds: Callable[[int], list[float]]
+    retry_jitter_factor: float
+    retry_condition_fn: Callable[[Any, Any, Any], bool]
+
+
+_COMPUTES: _TaskOptions = {"cache_policy": NO_CACHE, "persist_result": False}
+_TALKS_TO_QUESTDB: _TaskOptions = {
+    **_COMPUTES,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),  # 5, 10 and 20 s
+    "retry_jitter_factor": 0.2,
+    "retry_condition_fn": _server_was_away,
+}
+
+
+# --- the steps ------------------------------------------------------------------------------------------------
+
+
+@task(**_TALKS_TO_QUESTDB)
+def plan(choices: Choices, as_of: date | None) -> Plan:
+    """Tables brought up to date; which day, and which days must be read for it."""
+    with open_night(Settings()) as night:
+        night.prepare()
+        found = night.plan(choices, as_of)
+    _LOG.info("as of %s: %d days to read", found.as_of, len(found.outdated))
+    return found
+
+
+@task(**_TALKS_TO_QUESTDB)
+def plan_days(choices: Choices, start: date, end: date, reread: bool) -> list[Plan]:
+    """Tables brought up to date; a plan for each day from start to end, the days to read in the first."""
+    with open_night(Settings()) as night:
+        night.prepare()
+        plans = night.plans(choices, start, end, reread=reread)
+    _LOG.info("%d days from %s to %s, %d of them and before to read", len(plans), start, end, len(_to_read(plans)))
+    return plans
+
+
+@task(task_run_name="observe {label}", **_TALKS_TO_QUESTDB)
+def observe(days: tuple[date, ...], label: str, choices: Choices, store: bool) -> pd.DataFrame:
+    """Read days from ticks. The rows that were not stored."""
+    with open_night(Settings()) as night:
+        rows = night.observe(choices, days, store=store)
+    return rows.iloc[:0] if store else rows
+
+
+@task(**_TALKS_TO_QUESTDB)
+def chunk(choices: Choices, as_of: date) -> list[list[tuple[str, str]]]:
+    """The markets of the window as ranges of ids, dealt out to `MAX_TASKS` tasks at most."""
+    with open_night(Settings()) as night:
+        return dealt(night.chunks(choices, as_of))
+
+
+@task(task_run_name="calibrate {label}", **_TALKS_TO_QUESTDB)
+def calibrate(
+    chunks: list[tuple[str, str] | None], label: str, choices: Choices, as_of: date, fresh: pd.DataFrame | None
+) -> list[Calibrated]:
+    """Parameters of the markets of some chunks."""
+    with open_night(Settings()) as night:
+        return [night.calibrate(choices, as_of, chunk, fresh) for chunk in chunks]
+
+
+@task(**_COMPUTES)
+def precompute(calibrated: list[Calibrated], grid: Grid, as_of: date) -> pd.DataFrame:
+    """Schedules of the markets of some chunks."""
+    return pd.concat([core.precompute(part.parameters, grid, as_of) for part in calibrated], ignore_index=True)
+
+
+@task(**_TALKS_TO_QUESTDB)
+def stored_parameters(run_id: str, grid: Grid, markets: tuple[str, ...]) -> tuple[Choices, Plan, Calibrated]:
+    """The parameters of a finished run; no tick is read."""
+    with open_night(Settings()) as night:
+        night.prepare()
+        return night.stored(run_id, grid, markets)
+
+
+@task(**_TALKS_TO_QUESTDB)
+def publish(
+    choices: Choices,
+    plan: Plan,
+    calibrated: list[Calibrated],
+    solved: list[pd.DataFrame],
+    timings: dict[str, float],
+    scope: str | None,
+    dry_run: bool,
+) -> NightReport:
+    """Write the run and, where the pointer rule allows it, make it current; a dry run only says what it would be."""
+    with open_night(Settings()) as night:
+        return _publish(night, choices, plan, calibrated, solved, timings, scope, dry_run)
+
+
+@task(task_run_name="nights {label}", **_TALKS_TO_QUESTDB)
+def run_days(plans: list[Plan], label: str, choices: Choices, trajectories: bool) -> list[markdown.Day]:
+    """Whole nights of days whose market days are there, oldest first; without trajectories their parameters only."""
+    done = []
+    with open_night(Settings()) as night:
+        for day in plans:
+            calibrated = [night.calibrate(choices, day.as_of, chunk) for chunk in night.chunks(choices, day.as_of)]
+            if not any(len(part.parameters) for part in calibrated):
+                _LOG.info("%s: no market has a row in the window; skipped", day.as_of)
+                continue
+            solved = [core.precompute(_usable(part, trajectories), choices.grid, day.as_of) for part in calibrated]
+            scope = None if trajectories else "parameters"
+            report = _publish(night, choices, day, calibrated, solved, {}, scope, dry_run=False)
+            announce(report)
+            done.append(markdown.day_of(report))
+    return done
+
+
+@task(**_TALKS_TO_QUESTDB)
+def sweep(retention: Retention, dry_run: bool) -> pd.DataFrame:
+    """What nobody can need any more, removed. One row an action."""
+    with open_night(Settings()) as night, contextlib.nullcontext() if dry_run else one_writer():
+        night.prepare()
+        return night.releases.maintain(retention, datetime.now(UTC), dry_run=dry_run)
+
+
+# --- for people and consumers ---------------------------------------------------------------------------------
+
+
+@task(**_COMPUTES)
+def report(night: NightReport) -> None:
+    """The run's artifacts: a report, and a table of the refused markets."""
+    create_markdown_artifact(markdown.run_report(night), key="run-report", description=markdown.headline(night))
+    refused = markdown.refusals(night.parameters)
+    create_table_artifact(refused, key="refusals", description=f"{len(refused)} markets without parameters")
+    _LOG.info("%s", markdown.headline(night))
+
+
+@task(**_COMPUTES)
+def report_days(days: list[markdown.Day]) -> None:
+    """The artifact of a backfill."""
+    create_markdown_artifact(markdown.days_report(days), key="run-report", description=f"{len(days)} days")
+
+
+@task(**_COMPUTES)
+def report_plans(plans: list[Plan]) -> None:
+    """The artifact of a backfill that was only planned."""
+    text = markdown.plans_report([plan.as_of for plan in plans], _to_read(plans))
+    create_markdown_artifact(text, key="run-report", description=f"{len(plans)} days (dry run)")
+
+
+@task(**_COMPUTES)
+def report_sweep(actions: pd.DataFrame, dry_run: bool) -> None:
+    """The artifact of a maintenance."""
+    said = f"{len(actions)} actions{' would be taken (dry run)' if dry_run else ' taken'}"
+    create_table_artifact(actions.to_dict("records"), key="maintenance", description=said)
+    _LOG.info("maintenance: %s", said)
+
+
+def announce(night: NightReport) -> None:
+    """Tell consumers that the current release has moved; nothing where it has not."""
+    if night.outcome is None or not night.outcome.current or night.outcome.reason == "already current":
+        return
+    path = release_file(schema.TRAJECTORIES, night.outcome.as_of, night.outcome.run_id)
+    emit_event(
+        PUBLISHED,
+        resource={"prefect.resource.id": "tributary.release.current", "prefect.resource.name": "current release"},
+        payload={
+            "run_id": night.outcome.run_id,
+            "as_of": night.outcome.as_of.isoformat(),
+            "rows": len(night.trajectories),
+            "path": str(Settings().parquet_root / path.parent),
+        },
+    )
+
+
+def run_name() -> str:
+    """The name of a flow run: the one a person typed, else the flow and its day.
+
+    Two lower-case words with a dash may be Prefect's invention or a person's: they stay, after ours.
+    """
+    given = str(flow_run.name or "")
+    if not re.fullmatch("[a-z]+-[a-z]+", given):
+        return given
+    chosen = flow_run.parameters
+    day = chosen.get("as_of") or chosen.get("start") or f"started {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
+    until = f" to {chosen['end']}" if chosen.get("end") else ""
+    return f"{flow_run.flow_name} {day}{until} · {given}"
+
+
+# --- how they run ---------------------------------------------------------------------------------------------
+
+
+class Chunks:
+    """The task runner of the settings, for the length of a `with`: maps a task over chunks, and waits."""
+
+    def __init__(self) -> None:
+        self._runner = _runner(Settings())
+
+    def __enter__(self) -> Chunks:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._runner.__exit__(*error)
+
+    def map(self, task: Any, over: dict[str, Sequence[Any]], **same: Any) -> list[Any]:
+        """The task's results over the lists of `over`, in their order; the first failure is raised once all are done."""
+        if not all(len(values) for values in over.values()):
+            return []
+        parameters = {**over, **{name: unmapped(value) for name, value in same.items()}}
+        return self._runner.map(task, parameters).result()  # type: ignore[no-any-return]
+
+
+def _runner(settings: Settings) -> TaskRunner[Any]:
+    if settings.runner is Runner.PROCESS:
+        return ProcessPoolTaskRunner(max_workers=settings.workers)
+    if settings.runner is Runner.DASK:
+        from prefect_dask import DaskTaskRunner  # the [dask] extra
+
+        if settings.dask_address:
+            return DaskTaskRunner(address=settings.dask_address)  # type: ignore[no-any-return]
+        local = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
+        return DaskTaskRunner(cluster_kwargs=local)  # type: ignore[no-any-return]
+    return ThreadPoolTaskRunner(max_workers=settings.workers)
+
+
+def observed(chunks: Chunks, choices: Choices, plans: Sequence[Plan], *, store: bool) -> pd.DataFrame | None:
+    """Every day that the plans want read, in batches. The rows that were not stored, None where all are."""
+    batches = [tuple(batch) for batch in dealt(_to_read(plans))]
+    over = {"days": batches, "label": [_span(batch[0], batch[-1]) for batch in batches]}
+    parts = chunks.map(observe, over, choices=choices, store=store)
+    return None if store or not parts else pd.concat(parts, ignore_index=True)
+
+
+def calibrated_chunks(
+    chunks: Chunks, choices: Choices, plan: Plan, fresh: pd.DataFrame | None, *, dry_run: bool
+) -> list[list[Calibrated]]:
+    """Parameters of every market of the window, by task."""
+    if dry_run:
+        over: dict[str, list[Any]] = {"chunks": [[None]], "label": ["all markets"]}
+    else:
+        parts = chunk(choices, plan.as_of)
+        over = {"chunks": parts, "label": [_span(part[0][0], part[-1][1]) for part in parts]}
+    return chunks.map(calibrate, over, choices=choices, as_of=plan.as_of, fresh=fresh)
+
+
+def dealt(items: Sequence[_T]) -> list[list[_T]]:
+    """Items in order, in `MAX_TASKS` parts at most, of sizes that differ by one at most."""
+    n = min(MAX_TASKS, len(items))
+    ends = [len(items) * (i + 1) // n for i in range(n)]
+    return [list(items[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def cut(calibrated: Calibrated) -> list[list[Calibrated]]:
+    """The markets of one frame, dealt out to tasks."""
+    p, step = calibrated.parameters, core.MARKETS_PER_CHUNK
+    frames = [p.iloc[i : i + step].reset_index(drop=True) for i in range(0, len(p), step)]
+    return dealt([Calibrated(frame, "", "") for frame in frames])
+
+
+def days_run(plans: list[Plan], choices: Choices, trajectories: bool) -> list[markdown.Day]:
+    """The nights of many days, in batches one after the other."""
+    batches = dealt(plans)
+    return flat([run_days(b, _span(b[0].as_of, b[-1].as_of), choices, trajectories) for b in batches])
+
+
+def flat(parts: list[list[_T]]) -> list[_T]:
+    """The parts of all tasks, in order."""
+    return [one for part in parts for one in part]
+
+
+def no_schedules(calibrated: list[Calibrated], as_of: date) -> list[pd.DataFrame]:
+    """The empty frames that stand for the schedules of a run without any."""
+    return [core.precompute(_usable(part, False), Grid(), as_of) for part in calibrated]
+
+
+@contextlib.contextmanager
+def timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    """Note how long a step took. [s]"""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[step] = timings.get(step, 0.0) + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def one_writer() -> Iterator[None]:
+    """Hold Prefect's limit on writers; it is created where the server does not have it."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(WRITER)
+        except ObjectNotFound:
+            with contextlib.suppress(ObjectAlreadyExists):
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=WRITER, limit=1))
+    # The file lock is what keeps two writers apart; a lease lost with a restart of Prefect's server must not end a
+    # run in the middle of publishing.
+    with concurrency(WRITER, strict=True, raise_on_lease_renewal_failure=False):
+        yield
+
+
+def _publish(
+    night: core.Night,
+    choices: Choices,
+    plan: Plan,
+    calibrated: list[Calibrated],
+    solved: list[pd.DataFrame],
+    timings: dict[str, float],
+    scope: str | None,
+    dry_run: bool,
+) -> NightReport:
+    parameters, trajectories = core.together(calibrated, solved)
+    run = night.make_run(choices, plan, calibrated, scope=scope)
+    if dry_run:
+        return NightReport(plan, None, run, parameters, trajectories, night.current_parameters(), timings)
+    with one_writer():
+        before = night.current_parameters()
+        outcome = core.publish(night, run, parameters, trajectories, timings)
+    return NightReport(plan, outcome, run, parameters, trajectories, before, timings)
+
+
+def _usable(part: Calibrated, trajectories: bool) -> pd.DataFrame:
+    return part.parameters if trajectories else part.parameters.iloc[:0]
+
+
+def _span(first: object, last: object) -> str:
+    return f"{first}" if first == last else f"{first} to {last}"
+
+
+def _to_read(plans: Sequence[Plan]) -> list[date]:
+    return sorted({day for plan in plans for day in plan.outdated})

@@ -1,0 +1,191 @@
+"""The report of a run as markdown, and its table of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tributary_opt.night import NightReport
+
+_KEY = ["market_id", "token_id"]
+_LARGEST = 10
+_NAMED = 20
+"""Markets named in a list before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of a backfill."""
+
+    as_of: date
+    run_id: str
+    n_ok: int
+    n_refused: int
+    n_trajectories: int
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two sets of parameters. Markets are (market_id, token_id)."""
+
+    new: list[tuple[str, str]]
+    gone: list[tuple[str, str]]
+    newly_refused: list[tuple[str, str]]
+    recovered: list[tuple[str, str]]
+    moves: dict[str, pd.DataFrame]
+    """The largest moves of eta and of sigma: market_id, token_id, before, now, per_cent; largest first."""
+
+
+def headline(night: NightReport) -> str:
+    """One line: which run, how many markets, what became of it."""
+    n_ok, n = _n_ok(night.parameters), len(night.parameters)
+    return f"run {night.run.run_id} as of {night.run.as_of}: {n_ok} of {n} markets, {outcome(night)}"
+
+
+def outcome(night: NightReport) -> str:
+    """What became of the run."""
+    return "dry run, nothing written" if night.outcome is None else night.outcome.reason
+
+
+def run_report(night: NightReport) -> str:
+    """The report of one run: counts, refusals by reason, trajectories by status, timings, changes."""
+    p, run = night.parameters, night.run
+    n_ok = _n_ok(p)
+    facts = {
+        "As of": f"{run.as_of}",
+        "Run": f"`{run.run_id}` ({run.scope})",
+        "Outcome": outcome(night),
+        "Window": f"from {run.window_start}, {run.days_read} days read from ticks",
+        "Markets": f"{len(p):,}: {n_ok:,} calibrated, {len(p) - n_ok:,} refused",
+        "Schedules": f"{len(night.trajectories):,}",
+        "Source": f"{run.source_trades:,} trades, {run.source_snapshots:,} looks at the book in the window; "
+        f"{run.future_rows:,} rows stamped after the last complete day, ignored",
+    }
+    parts = [f"# {run.as_of}: {n_ok:,} of {len(p):,} markets", _table(["", ""], facts.items())]
+    refused = p.loc[p["status"] != "ok", "reason"].value_counts()
+    if len(refused):
+        parts += ["## Refused", _table(["reason", "markets"], refused.items())]
+    if len(night.trajectories):
+        statuses = night.trajectories["status"].value_counts()
+        parts += ["## Schedules", _table(["status", "schedules"], ((s, f"{n:,}") for s, n in statuses.items()))]
+    if night.timings:
+        parts += ["## Time", _table(["step", "seconds"], ((step, f"{s:.2f}") for step, s in night.timings.items()))]
+    return "\n\n".join([*parts, "## Changes", _changes(night)]) + "\n"
+
+
+def refusals(parameters: pd.DataFrame) -> list[dict[str, str]]:
+    """The refused markets: market_id, token_id, reason and the figures behind it, sorted by market."""
+    refused = parameters[parameters["status"] != "ok"].sort_values(_KEY, kind="stable")
+    columns = [*_KEY, "reason", "detail"]
+    return [{name: _text(row[name]) for name in columns} for row in refused[columns].to_dict("records")]
+
+
+def changes(before: pd.DataFrame, now: pd.DataFrame) -> Changes:
+    """What differs between the parameters of two runs.
+
+    A market of both is newly refused where only the run before has parameters for it, recovered where only this one
+    has. Moves are in per cent of the value before, of markets with parameters in both.
+    """
+    a, b = (p.assign(token_id=p["token_id"].fillna("")).set_index(_KEY) for p in (before, now))
+    ok_a, ok_b = a.index[a["status"] == "ok"], b.index[b["status"] == "ok"]
+    both, ok_both = b.index.intersection(a.index), ok_b.intersection(ok_a)
+    moves = {}
+    for name in ("eta", "sigma"):
+        old, new = a.loc[ok_both, name].to_numpy(dtype=float), b.loc[ok_both, name].to_numpy(dtype=float)
+        known = (old > 0) & np.isfinite(old) & np.isfinite(new)
+        moved = pd.DataFrame({"before": old[known], "now": new[known]}, index=ok_both[known])
+        moved["per_cent"] = (moved["now"] / moved["before"] - 1.0) * 100.0
+        moved = moved[moved["per_cent"] != 0.0]
+        order = moved["per_cent"].abs().sort_values(ascending=False, kind="stable").index[:_LARGEST]
+        moves[name] = moved.loc[order].reset_index()
+    return Changes(
+        new=sorted(b.index.difference(a.index)),
+        gone=sorted(a.index.difference(b.index)),
+        newly_refused=sorted(both.intersection(ok_a).difference(ok_b)),
+        recovered=sorted(both.intersection(ok_b).difference(ok_a)),
+        moves=moves,
+    )
+
+
+def day_of(night: NightReport) -> Day:
+    """One day of a backfill, from its night."""
+    n_ok = _n_ok(night.parameters)
+    refused = len(night.parameters) - n_ok
+    return Day(night.run.as_of, night.run.run_id, n_ok, refused, len(night.trajectories), outcome(night))
+
+
+def days_report(days: list[Day]) -> str:
+    """The report of a backfill, a line each day."""
+    if not days:
+        return "# No day\n\nNothing is known of any market in these days.\n"
+    header = ["as of", "run", "calibrated", "refused", "schedules", "outcome"]
+    rows = (
+        (d.as_of, f"`{d.run_id}`", f"{d.n_ok:,}", f"{d.n_refused:,}", f"{d.n_trajectories:,}", d.outcome) for d in days
+    )
+    return f"# {len(days)} days, {days[0].as_of} to {days[-1].as_of}\n\n{_table(header, rows)}\n"
+
+
+def plans_report(days: list[date], to_read: list[date]) -> str:
+    """What a backfill would do."""
+
+    def said(dates: list[date]) -> str:
+        return f"{len(dates)}" + (f", {dates[0]} to {dates[-1]}" if dates else "")
+
+    facts = {"Days to run": said(days), "Days to read from ticks": said(to_read), "Outcome": "dry run, nothing written"}
+    return f"# Backfill\n\n{_table(['', ''], facts.items())}\n"
+
+
+# --- inside -------------------------------------------------------------------------------------------------
+
+
+def _changes(night: NightReport) -> str:
+    if night.before is None:
+        return "There was no release before."
+    found = changes(night.before, night.parameters)
+    parts = []
+    for title, markets in (
+        ("New", found.new),
+        ("Gone", found.gone),
+        ("Newly refused", found.newly_refused),
+        ("Recovered", found.recovered),
+    ):
+        if markets:
+            more = f" and {len(markets) - _NAMED:,} more" if len(markets) > _NAMED else ""
+            parts.append(f"**{title}** ({len(markets):,}): {', '.join(_name(m) for m in markets[:_NAMED])}{more}")
+    for name, moved in found.moves.items():
+        if len(moved):
+            rows = (
+                (_name((r.market_id, r.token_id)), f"{r.before:.4g}", f"{r.now:.4g}", f"{r.per_cent:+.1f}")
+                for r in moved.itertuples()
+            )
+            parts += [f"**Largest moves of {name}**", _table(["market", "before", "now", "%"], rows)]
+    return "\n\n".join(parts) or "None against the release before."
+
+
+def _n_ok(parameters: pd.DataFrame) -> int:
+    return int((parameters["status"] == "ok").sum())
+
+
+def _name(market: tuple[Any, Any]) -> str:
+    market_id, token_id = map(_text, market)
+    return market_id if token_id in ("", market_id) else f"{market_id} / {token_id}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value is pd.NA or value != value else str(value)
+
+
+def _table(header: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    # A market id may hold anything; it must not break out of its cell.
+    return " ".join(str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
