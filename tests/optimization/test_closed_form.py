@@ -261,6 +261,8 @@ def test_largest_double_as_risk_aversion_is_still_reached() -> None:
     lam = np.nextafter(np.inf, 0)
     k = float(decay_rate(lam, 1.0, 1.0, 1.0))
     assert risk_aversion_from_urgency(k * (1 - 2 * EPS), 1.0, 1.0, 1.0, 1) == pytest.approx(lam, rel=1e-12)
+    with pytest.raises(ValueError, match="no finite risk_aversion"):
+        risk_aversion_from_urgency(k * (1 + 4 * EPS), 1.0, 1.0, 1.0, 1)
 
 
 # --- the same bits in any batch --------------------------------------------------------------------------------------

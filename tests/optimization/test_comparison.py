@@ -60,10 +60,12 @@ def test_market_order_costs_more_than_twap_and_twap_is_not_free(strategies: list
 
 
 def test_front_loading_shows_down_to_rounding(params: AlmgrenChrissParams) -> None:
-    twap = generate_twap_trajectory(5000, 7, params)
-    for lam, loaded in ((0.0, False), (1e-4, True), (1e-7, True)):
-        table = StrategyComparison([twap, generate_ac_trajectory(5000, 7, params, lam)]).summary_table()
-        np.testing.assert_array_equal(table["front_loaded"], [False, loaded])
+    for n in (2, 3, 7, 30, 48, 77, 1000):
+        p = dataclasses.replace(params, tau=10 / n)
+        twap = generate_twap_trajectory(5000, n, p)
+        for lam, loaded in ((0.0, False), (1e-4, True), (1e-7, True), (1e-10, True)):
+            table = StrategyComparison([twap, generate_ac_trajectory(5000, n, p, lam)]).summary_table()
+            np.testing.assert_array_equal(table["front_loaded"], [False, loaded])
 
 
 def test_unknown_costs_stay_unknown(strategies: list[ExecutionTrajectory]) -> None:
@@ -78,6 +80,15 @@ def test_refused_trajectories_show_as_nan(params: AlmgrenChrissParams) -> None:
     table = StrategyComparison([bad, generate_twap_trajectory(5000, 10, params)]).summary_table()
     assert math.isnan(table["max_slice_pct"].iloc[0])
     assert table["num_slices"].iloc[0] == 0
+
+
+def test_baseline_may_be_the_trajectory_itself(params: AlmgrenChrissParams) -> None:
+    patient, urgent = (generate_ac_trajectory(5000, 10, params, lam) for lam in (1e-3, 1.0))
+    with pytest.raises(ValueError, match="give the trajectory itself"):
+        StrategyComparison([patient, urgent], "almgren_chriss")
+    table = StrategyComparison([patient, urgent], patient).summary_table()
+    assert table["difference_to_baseline_bps"].iloc[0] == 0
+    assert table["difference_to_baseline_bps"].iloc[1] > 0
 
 
 def test_what_cannot_be_compared_is_refused(params: AlmgrenChrissParams, strategies: list[ExecutionTrajectory]) -> None:

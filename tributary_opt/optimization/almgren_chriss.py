@@ -188,15 +188,14 @@ def generate_ac_trajectory(
     if faults or order.faults:
         return order.refused(lam, faults)
 
-    eta_tilde = order.eta_tilde()
-    if eta_tilde <= 0:
+    if order.eta_tilde <= 0:
         return order.scheduled(
             _Shape.optimal(0.0, order.n_steps),
             risk_aversion=lam,
             step_decay=0.0,
             status=SolveStatus.TWAP_ETA_TILDE,
-            warnings=[_eta_tilde_warning(params.eta, eta_tilde, params.tau)],
+            warnings=[_eta_tilde_warning(params.eta, order.eta_tilde, params.tau)],
         )
-    market = (np.array([a], dtype=float) for a in (eta_tilde, params.sigma, params.tau))
+    market = (np.array([a], dtype=float) for a in (order.eta_tilde, params.sigma, params.tau))
     step_decay = float(_step_decay(np.array([lam]), *market)[0])
     return order.scheduled(_Shape.optimal(step_decay, order.n_steps), risk_aversion=lam, step_decay=step_decay)

@@ -25,8 +25,8 @@ class StrategyComparison:
     ----------
     strategies : sequence of ExecutionTrajectory
         At least one, all of the same order, horizon, market and conventions.
-    baseline_strategy : str
-        ``strategy_name`` of the one the others are compared with.
+    baseline_strategy : str or ExecutionTrajectory
+        The one the others are compared with: its ``strategy_name``, or itself where several have that name.
 
     Raises
     ------
@@ -34,26 +34,34 @@ class StrategyComparison:
         For something that is no trajectory.
     ValueError
         Where order sizes, horizons, step lengths, parameters or conventions differ (a market order, done in its first
-        slice, may be of any horizon), or where the baseline is missing or there are several of its name.
+        slice, may be of any horizon), or where the baseline is not one of them or its name is that of several.
     """
 
     strategies: Sequence[ExecutionTrajectory]
-    baseline_strategy: str = "twap"
+    baseline_strategy: str | ExecutionTrajectory = "twap"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", tuple(self.strategies))
         for trajectory in self.strategies:
             if not isinstance(trajectory, ExecutionTrajectory):
                 raise TypeError(f"strategies must be ExecutionTrajectory, got {type(trajectory).__name__}")
-        named = [t for t in self.strategies if t.strategy_name == self.baseline_strategy]
-        if len(named) != 1:
-            have = ", ".join(t.strategy_name for t in self.strategies) or "none"
-            raise ValueError(f"baseline_strategy must name exactly one of: {have}; got {self.baseline_strategy!r}")
+        self._baseline()
         self._must_agree("order_size", [float(t.holdings[0]) for t in self.strategies])
         longer = [t for t in self.strategies if t.strategy_name != "market_order"]
         self._must_agree("horizon (steps)", [len(t.trade_sizes) for t in longer])
         for key in _ONE_MODEL:
             self._must_agree(key, [t.params.get(key) for t in self.strategies])
+
+    def _baseline(self) -> ExecutionTrajectory:
+        wanted = self.baseline_strategy
+        found = [t for t in self.strategies if t is wanted or t.strategy_name == wanted]
+        if len(found) != 1:
+            have = ", ".join(t.strategy_name for t in self.strategies) or "none"
+            raise ValueError(
+                f"baseline_strategy must name exactly one of: {have}; got {getattr(wanted, 'strategy_name', wanted)!r} "
+                "(where a name is shared, give the trajectory itself)"
+            )
+        return found[0]
 
     @staticmethod
     def _must_agree(key: str, values: Sequence[object]) -> None:
@@ -74,8 +82,7 @@ class StrategyComparison:
         """
         n_steps = max(len(t.trade_sizes) for t in self.strategies)
         table = pd.DataFrame([_row(t, n_steps) for t in self.strategies])
-        baseline = next(t for t in self.strategies if t.strategy_name == self.baseline_strategy)
-        table["difference_to_baseline_bps"] = table["expected_cost_bps"] - baseline.total_cost_estimate
+        table["difference_to_baseline_bps"] = table["expected_cost_bps"] - self._baseline().total_cost_estimate
         return table
 
 

@@ -141,6 +141,7 @@ class _Order:
     params: AlmgrenChrissParams | None
     permanent: Permanent
     side: Side
+    eta_tilde: float  # NaN without parameters, or with bad ones
     faults: tuple[str, ...]
 
     @classmethod
@@ -174,17 +175,15 @@ class _Order:
         permanent = "paper" if permanent is None else permanent
         _check_permanent(permanent)
         _check_side(side)
-        return cls(strategy, size, n_steps, params, permanent, side, tuple(faults))
+        eta_tilde = math.nan
+        if params is not None and not faults:
+            eta_tilde = float(effective_eta(params.eta, params.gamma, params.tau, permanent))
+        return cls(strategy, size, n_steps, params, permanent, side, eta_tilde, tuple(faults))
 
     @property
     def tau(self) -> float:
         """Without parameters a step is taken as one day; the warning about the missing cost says so."""
         return 1.0 if self.params is None else float(self.params.tau)
-
-    def eta_tilde(self) -> float:
-        if self.params is None:
-            return math.nan
-        return float(effective_eta(self.params.eta, self.params.gamma, self.params.tau, self.permanent))
 
     def refused(self, risk_aversion: float, faults: Iterable[str] = ()) -> ExecutionTrajectory:
         """NaN throughout, and why."""
@@ -254,7 +253,7 @@ class _Order:
             decay_time = np.float64(tau) / step_decay
             numbers = {
                 "kappa": float(kappa),
-                "eta_tilde": self.eta_tilde(),
+                "eta_tilde": self.eta_tilde,
                 "expected_cost": expected_cost,
                 "cost_variance": cost_variance,
                 "urgency": float(np.float64(step_decay) * self.n_steps),
