@@ -385,6 +385,16 @@ def test_cost_agrees_with_the_optimal_grid_and_takes_holdings() -> None:
         np.testing.assert_allclose(v, grid.cost_variance[0, :, s], rtol=2e-15)
 
 
+def test_cost_at_both_ends_of_the_double_range() -> None:
+    market = {"eta": 0.0, "gamma": 0.0, "sigma": 0.0, "tau": 1.0}
+    for size in (5e-324, 1e-310, 1.7e308):
+        e, _ = cost_and_variance([size, 0.0], epsilon=0.5, **market)
+        assert e == 0.5 * size
+    e, v = cost_and_variance([1e200, 1e180], eta=1e-103, gamma=0, sigma=1e-60, tau=1e-3)  # X² is beyond it, E is not
+    assert e == pytest.approx(1e300, rel=1e-14)
+    assert v == pytest.approx(1e237, rel=1e-14)
+
+
 def test_nothing_traded_costs_nothing() -> None:
     e, v = cost_and_variance(np.zeros(4), eta=1, gamma=1, sigma=1, tau=1, epsilon=1)
     assert e == 0

@@ -343,7 +343,7 @@ def cost_and_variance(
     tau, epsilon = _positive("tau", tau), _non_negative("epsilon", epsilon)
     # Fractions of a power of two: squares stay in range whatever the order's size, and no bit is lost.
     traded = np.ascontiguousarray(np.moveaxis(trade_sizes, -1, 0))
-    exponent = np.frexp(traded.max(axis=0))[1]
+    exponent = np.frexp(traded.max(axis=0))[1] - 1
     traded = np.ldexp(traded, -exponent)
     if holdings is None:
         total, held = _held_after(traded)
@@ -354,7 +354,7 @@ def cost_and_variance(
         steps_first = np.ldexp(np.ascontiguousarray(np.moveaxis(holdings, -1, 0)), -exponent)
         total, held = steps_first[0], steps_first[1:]
     sums = _Sums(_sum_steps(traded * traded), _sum_steps(traded * held), _sum_steps(held * held))
-    scale = np.ldexp(1.0, _clip(exponent, -1070, 1023))
+    scale = np.ldexp(1.0, exponent)
     market = _Market(eta, gamma, sigma, epsilon, tau)
     expected_cost, variance = _scaled_cost(sums, scale, total, market, permanent)
     return _representable("expected_cost", expected_cost), _representable("cost_variance", variance)
@@ -703,7 +703,7 @@ def _risk_aversion(
 
 def _clip(exponent: NDArray[Any], low: int, high: int) -> NDArray[Any]:
     """`np.clip` without its overhead, which a single order would feel."""
-    return np.minimum(np.maximum(exponent, low), high)
+    return np.asarray(np.minimum(np.maximum(exponent, low), high))
 
 
 def _two_product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
