@@ -68,7 +68,8 @@ def main(
     """Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB."""
     handler = RichHandler(console=_err, show_path=False, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("tributary_opt").setLevel(logging.INFO if verbose else logging.WARNING)
+    for name in ("tributary_opt", "prefect"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 @app.command()
@@ -101,11 +102,14 @@ def night(
 @app.command()
 def demo(
     home: Annotated[Path, typer.Option(help="Folder for the demo's own database and Parquet.")] = Path("demo-data"),
+    markets: Annotated[int, typer.Option(min=1, max=5_000, help="Sample instruments to generate.")] = 40,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Days to generate, up to yesterday.")] = 30,
 ) -> None:
     """Fill an embedded QuestDB with generated sample markets and run the nightly flow on them."""
     os.environ["TRIBUTARY_HOME"] = str(home.absolute())
     os.environ.setdefault("PREFECT_HOME", str(home.absolute() / "prefect"))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # its lines would tear the progress bars apart
     with _refusals():
         settings = _settings()
         if settings.questdb is not None:
@@ -113,7 +117,7 @@ def demo(
         from tributary_opt.demo import run_demo
 
         with _progress() as progress:
-            pointer, parameters, trajectories = run_demo(settings, progress)
+            pointer, parameters, trajectories = run_demo(settings, progress, n_tokens=markets, n_days=days)
     title = f"Night as of {pointer.as_of}, run {pointer.run_id}"
     _show(settings, title, parameters, trajectories, outcome="current")
     _out.print(

@@ -16,12 +16,14 @@ from tributary_opt.storage.frames import typed_source
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Pointer
 
-N_TOKENS, N_DAYS, SEED = 40, 30, 1
+SEED = 1
 
 Progress = Callable[[str, int, int], None]
 
 
-def run_demo(settings: Settings, progress: Progress) -> tuple[Pointer, pd.DataFrame, pd.DataFrame]:
+def run_demo(
+    settings: Settings, progress: Progress, *, n_tokens: int = 40, n_days: int = 30
+) -> tuple[Pointer, pd.DataFrame, pd.DataFrame]:
     """Start the server, fill the source tables where they are empty, run the nightly flow, stop the server.
 
     Returns the current release: its pointer, parameters and trajectories, as read from QuestDB.
@@ -30,11 +32,14 @@ def run_demo(settings: Settings, progress: Progress) -> tuple[Pointer, pd.DataFr
     with embedded.running(settings) as server:
         progress("start QuestDB", 1, 1)
         with QuestDB(server) as db:
-            fill_if_empty(db, settings, progress)
+            fill_if_empty(db, settings, progress, n_tokens, n_days)
         progress("nightly flow", 0, 1)
-        from flows.nightly import nightly  # Prefect takes a second to import, and only the demo and the flows need it
+        # Prefect takes a second to import, and only the flows know it.
+        from flows.local import own_server
+        from flows.nightly import nightly
 
-        nightly()
+        with own_server():
+            nightly()
         progress("nightly flow", 1, 1)
         with open_night(settings) as night:
             pointer = night.releases.current()
@@ -45,22 +50,22 @@ def run_demo(settings: Settings, progress: Progress) -> tuple[Pointer, pd.DataFr
     return pointer, parameters, trajectories
 
 
-def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress) -> bool:
+def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress, n_tokens: int, n_days: int) -> bool:
     """Create the source tables and fill them with generated markets; False where there were trades already."""
     for table in schema.SOURCE_TABLES.values():
         db.execute(table.ddl())
     if db.rows("SELECT count() FROM trades")[0][0]:
         return False
-    first_day = datetime.now(UTC).date() - timedelta(days=N_DAYS)
-    markets = sample_markets(N_TOKENS, SEED, first_day=first_day, n_days=N_DAYS)
+    first_day = datetime.now(UTC).date() - timedelta(days=n_days)
+    markets = sample_markets(n_tokens, SEED, first_day=first_day, n_days=n_days)
     _keep_truth(settings, markets)
     reference = reference_data(markets).assign(updated_at=pd.Timestamp(first_day, tz="UTC").as_unit("us"))
     _send(db, schema.MARKETS, reference)
-    for i, day in enumerate(generate(markets, first_day, N_DAYS, SEED)):
-        progress("generate sample markets", i, N_DAYS)
+    for i, day in enumerate(generate(markets, first_day, n_days, SEED)):
+        progress("generate sample markets", i, n_days)
         _send(db, schema.TRADES, day.trades)
         _send(db, schema.ORDERBOOK_SNAPSHOTS, day.orderbook_snapshots)
-    progress("generate sample markets", N_DAYS, N_DAYS)
+    progress("generate sample markets", n_days, n_days)
     return True
 
 
