@@ -1,8 +1,8 @@
 """The steps of the night as Prefect tasks.
 
-Each opens its own connections and takes plain values. Tasks that talk to QuestDB are tried again where the server was not
-there, and for no other reason; a step that is done twice leaves one set of rows. Nothing is cached: what was done is
-known from the tables.
+Each opens its own connections and takes plain values. Tasks that talk to QuestDB are tried again where the server was
+not there, and for no other reason; a step that is done twice leaves one set of rows. Nothing is cached: what was done
+is known from the tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, TypedDict, TypeVar
 
@@ -31,6 +31,7 @@ from prefect.tasks import exponential_backoff
 from tributary_opt import night as core
 from tributary_opt import schema
 from tributary_opt.night import Calibrated, Choices, NightReport, Plan, open_night
+from tributary_opt.precompute import precompute as solve
 from tributary_opt.report import markdown
 from tributary_opt.settings import Grid, Retention, Runner, Settings
 from tributary_opt.storage.parquet import release_file
@@ -126,7 +127,7 @@ def calibrate(
 @task(**_COMPUTES)
 def precompute(calibrated: list[Calibrated], grid: Grid, as_of: date) -> pd.DataFrame:
     """Schedules of the markets of some chunks."""
-    return pd.concat([core.precompute(part.parameters, grid, as_of) for part in calibrated], ignore_index=True)
+    return pd.concat([solve(part.parameters, grid, as_of) for part in calibrated], ignore_index=True)
 
 
 @task(**_TALKS_TO_QUESTDB)
@@ -162,7 +163,7 @@ def run_days(plans: list[Plan], label: str, choices: Choices, trajectories: bool
             if not any(len(part.parameters) for part in calibrated):
                 _LOG.info("%s: no market has a row in the window; skipped", day.as_of)
                 continue
-            solved = [core.precompute(_usable(part, trajectories), choices.grid, day.as_of) for part in calibrated]
+            solved = [solve(_usable(part, trajectories), choices.grid, day.as_of) for part in calibrated]
             scope = None if trajectories else "parameters"
             report = _publish(night, choices, day, calibrated, solved, {}, scope, dry_run=False)
             announce(report)
@@ -207,7 +208,10 @@ def report_plans(plans: list[Plan]) -> None:
 def report_sweep(actions: pd.DataFrame, dry_run: bool) -> None:
     """The artifact of a maintenance."""
     said = f"{len(actions)} actions{' would be taken (dry run)' if dry_run else ' taken'}"
-    create_table_artifact(actions.to_dict("records"), key="maintenance", description=said)
+    table: list[dict[str, Any]] = [
+        dict(zip(actions.columns, row, strict=True)) for row in actions.itertuples(index=False)
+    ]
+    create_table_artifact(table, key="maintenance", description=said)
     _LOG.info("maintenance: %s", said)
 
 
@@ -258,8 +262,8 @@ class Chunks:
     def __exit__(self, *error: Any) -> None:
         self._runner.__exit__(*error)
 
-    def map(self, task: Any, over: dict[str, Sequence[Any]], **same: Any) -> list[Any]:
-        """The task's results over the lists of `over`, in their order; the first failure is raised once all are done."""
+    def map(self, task: Any, over: Mapping[str, Sequence[Any]], **same: Any) -> list[Any]:
+        """The task's results over the lists of `over`, in their order; waits for all, then raises the first failure."""
         if not all(len(values) for values in over.values()):
             return []
         parameters = {**over, **{name: unmapped(value) for name, value in same.items()}}
@@ -270,12 +274,12 @@ def _runner(settings: Settings) -> TaskRunner[Any]:
     if settings.runner is Runner.PROCESS:
         return ProcessPoolTaskRunner(max_workers=settings.workers)
     if settings.runner is Runner.DASK:
-        from prefect_dask import DaskTaskRunner  # the [dask] extra
+        from prefect_dask.task_runners import DaskTaskRunner  # the [dask] extra
 
         if settings.dask_address:
-            return DaskTaskRunner(address=settings.dask_address)  # type: ignore[no-any-return]
+            return DaskTaskRunner(address=settings.dask_address)
         local = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
-        return DaskTaskRunner(cluster_kwargs=local)  # type: ignore[no-any-return]
+        return DaskTaskRunner(cluster_kwargs=local)
     return ThreadPoolTaskRunner(max_workers=settings.workers)
 
 
@@ -292,7 +296,7 @@ def calibrated_chunks(
 ) -> list[list[Calibrated]]:
     """Parameters of every market of the window, by task."""
     if dry_run:
-        over: dict[str, list[Any]] = {"chunks": [[None]], "label": ["all markets"]}
+        over: Mapping[str, Sequence[Any]] = {"chunks": [[None]], "label": ["all markets"]}
     else:
         parts = chunk(choices, plan.as_of)
         over = {"chunks": parts, "label": [_span(part[0][0], part[-1][1]) for part in parts]}
@@ -326,7 +330,7 @@ def flat(parts: list[list[_T]]) -> list[_T]:
 
 def no_schedules(calibrated: list[Calibrated], as_of: date) -> list[pd.DataFrame]:
     """The empty frames that stand for the schedules of a run without any."""
-    return [core.precompute(_usable(part, False), Grid(), as_of) for part in calibrated]
+    return [solve(_usable(part, False), Grid(), as_of) for part in calibrated]
 
 
 @contextlib.contextmanager
