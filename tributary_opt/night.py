@@ -181,7 +181,8 @@ class Night:
         if not start <= end < now.date():
             raise NightError(f"need start <= end < {now.date()} (UTC, today), got {start=!s}, {end=!s}")
         days = self._days(choices)
-        windows = {end - timedelta(days=i): self._window(choices, end - timedelta(days=i)) for i in range((end - start).days + 1)}
+        dates = [start + timedelta(days=i) for i in range((end - start).days + 1)]
+        windows = {day: self._window(choices, day) for day in dates}
         union = Window(
             end,
             choices.calibration.lookback_days,
@@ -189,7 +190,7 @@ class Night:
         )
         outdated = tuple(days.outdated(union, reread=reread))
         known = {stamp.date() for stamp in days.load(union)["day"]} | set(outdated)
-        plans = [Plan(day, now, windows[day].first, (), 0) for day in sorted(windows) if day in known]
+        plans = [Plan(day, now, windows[day].first, (), 0) for day in dates if day in known]
         return [replace(plans[0], outdated=outdated), *plans[1:]] if plans else []
 
     def observe(self, choices: Choices, days: tuple[date, ...], *, store: bool = True) -> pd.DataFrame:
@@ -241,7 +242,8 @@ class Night:
         run_id = run_id or (pointer.run_id if pointer else "")
         row = self.releases.run(run_id) if run_id else None
         if row is None or row["state"] != "complete":
-            named = f"run_id {run_id!r} is {row['state'] if row else 'unknown'}" if run_id else "there is no release yet"
+            state = row["state"] if row else "unknown"
+            named = f"run_id {run_id!r} is {state}" if run_id else "there is no release yet"
             raise NightError(f"{named}: give the id of a complete run, as `tributary-opt runs` lists them")
         base = Choices.from_json(json.loads(row["settings"]))
         wanted = tuple(m for m in markets if m in base.markets) if base.markets and markets else markets or base.markets
