@@ -42,7 +42,7 @@ VERSION: Final = "9.3.4"
 JAR_SHA256: Final = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
 
 _LOOPBACK: Final = "127.0.0.1"
-_START_TIMEOUT_S: Final = 60.0
+_START_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 60.0
 _STATE_FILE: Final = "tributary-server.json"
 _LOCK_FILE: Final = "tributary-server.lock"
@@ -146,7 +146,7 @@ def start(settings: Settings, extra_env: Mapping[str, str] | None = None) -> Emb
     ------
     EmbeddedServerError
         Without the `[embedded]` extra; without the jar and a network to fetch it; for a jar with another hash; where
-        the folder or a configured port is in use by somebody else; where the server does not come up in 60 s.
+        the folder or a configured port is in use by somebody else; where the server does not come up in 120 s.
     """
     root = settings.embedded_root
     root.mkdir(parents=True, exist_ok=True)

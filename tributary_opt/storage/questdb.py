@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -30,7 +30,6 @@ import questdb
 import requests
 import tenacity
 from psycopg.types.datetime import TimestampBinaryLoader, TimestampLoader
-from requests.adapters import HTTPAdapter
 
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer
@@ -38,6 +37,11 @@ from tributary_opt.settings import QuestDBServer
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+# The server ties a kept connection to the table as it was at the first write: after DROP and CREATE it takes rows into
+# the dropped one and acknowledges them, after ADD COLUMN it refuses the column. So every request has its own sender,
+# which is what the client warns of.
+questdb.WARN_HIGH_RECONNECTS = False  # type: ignore[attr-defined]
 
 # A request line of 32 kB makes 9.3.4 close the connection without a word (measured 32,166 good, 32,167 not).
 _URL_LIMIT: Final = 24_000
@@ -51,6 +55,7 @@ _IDLE_S: Final = 5.0  # a PostgreSQL connection idle for longer is tried before 
 _EXPORT_HEAD: Final = "SELECT * FROM (\n"
 _EXPORT_TAIL: Final = "\n) LIMIT 9223372036854775807"
 
+_RACED: Final = ("already exists", "duplicate column", "table busy")
 _TEXT: Final = ("SYMBOL", "VARCHAR", "STRING", "UUID", "CHAR")
 _INTEGERS: Final = {"BYTE": 8, "SHORT": 16, "INT": 32, "LONG": 64}
 _ARROW_BY_OID: Final[dict[int, pa.DataType]] = {
@@ -114,24 +119,30 @@ class TableShape:
     partition_by: str = ""
 
 
-@dataclass
 class _Pool:
     """Connections at rest, newest on top. Taken, used by one thread, and put back only where nothing went wrong."""
 
-    open: Callable[[], Any]
-    close: Callable[[Any], object]
-    resting: list[tuple[Any, float]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, open_one: Callable[[], psycopg.Connection[Any]]):
+        self.open_one = open_one
+        self.resting: list[tuple[psycopg.Connection[Any], float]] = []
+        self.lock = threading.Lock()
 
-    def take(self) -> tuple[Any, float]:
-        """A connection and for how long it has rested."""
-        with self.lock:
-            if self.resting:
+    def take(self) -> psycopg.Connection[Any]:
+        while True:
+            with self.lock:
+                if not self.resting:
+                    break
                 connection, since = self.resting.pop()
-                return connection, time.monotonic() - since
-        return self.open(), 0.0
+            try:
+                if time.monotonic() - since > _IDLE_S:
+                    connection.execute("SELECT 1")
+                if not connection.closed:
+                    return connection
+            except psycopg.Error:
+                connection.close()
+        return self.open_one()
 
-    def put(self, connection: Any) -> None:
+    def put(self, connection: psycopg.Connection[Any]) -> None:
         with self.lock:
             self.resting.append((connection, time.monotonic()))
 
@@ -139,7 +150,7 @@ class _Pool:
         with self.lock:
             resting, self.resting = self.resting, []
         for connection, _ in resting:
-            self.close(connection)
+            connection.close()
 
 
 class QuestDB:
@@ -151,19 +162,7 @@ class QuestDB:
 
     def __init__(self, server: QuestDBServer):
         self.server = server
-        self._http = requests.Session()
-        self._http.trust_env = False  # no proxy between us and the database, no credentials out of ~/.netrc
-        self._http.verify = server.tls_verify
-        for scheme in ("http://", "https://"):
-            self._http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=32))
-        if server.token is not None:
-            self._http.headers["Authorization"] = f"Bearer {server.token.get_secret_value()}"
-        elif server.user is not None and server.password is not None:
-            # As bytes: a text would go as Latin-1.
-            password = server.password.get_secret_value()
-            self._http.auth = requests.auth.HTTPBasicAuth(server.user.encode(), password.encode())
-        self._pg = _Pool(self._open_pg, lambda connection: connection.close())
-        self._senders = _Pool(self._open_sender, lambda sender: sender.close(flush=False))
+        self._pg = _Pool(self._open_pg)
 
     def __repr__(self) -> str:
         return f"<QuestDB {self.server.host} http {self.server.http_port} pg {self.server.pg_port}>"
@@ -179,8 +178,6 @@ class QuestDB:
     def close(self) -> None:
         """Close every connection at rest."""
         self._pg.empty()
-        self._senders.empty()
-        self._http.close()
 
     # --- read -----------------------------------------------------------------------------------------------
 
@@ -198,17 +195,18 @@ class QuestDB:
             lambda: _patient(lambda: self._export(wrapped, sql)),
             _Busy,
             timeout_s=_BUSY_S,
-            what=f"{self!r}: every place for an export is taken",
+            what=f"{self!r}: every place for an export is taken (raise the server's http.export.connection.limit)",
         )
 
     def _export(self, wrapped: str, sql: str) -> pa.Table:
         timeout = self.server.query_timeout_s
         try:
-            answer = self._http.get(
-                f"{'https' if self.server.tls else 'http'}://{self.server.host}:{self.server.http_port}/exp",
-                params={"query": wrapped, "fmt": "parquet", "timeout": str(int(np.ceil(timeout)))},
-                timeout=(self.server.connect_timeout_s, timeout + 5),
-            )
+            with self._http() as http:
+                answer = http.get(
+                    f"{'https' if self.server.tls else 'http'}://{self.server.host}:{self.server.http_port}/exp",
+                    params={"query": wrapped, "fmt": "parquet", "timeout": str(int(np.ceil(timeout)))},
+                    timeout=(self.server.connect_timeout_s, timeout + 5),
+                )
         except requests.Timeout as error:
             raise _Hung(f"{self!r} did not answer in time ({type(error).__name__}): {_start_of(sql)}") from error
         except requests.RequestException as error:
@@ -284,22 +282,13 @@ class QuestDB:
         return len(frame)
 
     def _flush(self, shape: TableShape, frame: pd.DataFrame) -> None:
-        sender = None
+        assert shape.timestamp is not None  # the frame was checked
         try:
-            sender, _ = self._senders.take()
-            # A buffer of its own: the sender's would keep its size for as long as the sender lives.
-            buffer = sender.new_buffer()
-            buffer.dataframe(frame, table_name=shape.name, at=shape.timestamp)
-            sender.flush(buffer, transactional=True)
+            with self._sender() as sender:
+                sender.dataframe(frame, table_name=shape.name, at=shape.timestamp)
+                sender.flush(transactional=True)
         except questdb.QuestDBError as error:
-            if sender is not None:
-                sender.close(flush=False)
             raise self._ilp_error(error, shape) from error
-        except BaseException:
-            if sender is not None:
-                sender.close(flush=False)
-            raise
-        self._senders.put(sender)
 
     def _ilp_error(self, error: questdb.QuestDBError, shape: TableShape) -> Exception:
         code = questdb.QuestDBErrorCode
@@ -435,31 +424,32 @@ class QuestDB:
         done = []
         for name, table in schema.TABLES.items():
             if name not in shapes:
-                self.create(table)
+                self._change(table.ddl())
                 done.append(f"created table {name}")
                 continue
             for column in table.columns:
                 if column.name not in shapes[name].columns:
                     # One statement a column: the server refuses several for a table with WAL.
-                    self._alter(f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}")
+                    self._change(f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}")
                     done.append(f"added column {name}.{column.name} {column.type}")
+            self.wait(name)
         views = {
             name: (sql, status)
             for name, sql, status in self.rows("SELECT view_name, view_sql, view_status FROM views()")
         }
         for name, sql in schema.VIEWS.items():
             if views.get(name) != (sql, "valid"):
-                self.execute(f"CREATE OR REPLACE VIEW {name} AS ({sql})")
+                self._change(f"CREATE OR REPLACE VIEW {name} AS ({sql})")
                 done.append(f"{'replaced' if name in views else 'created'} view {name}")
         for line in done:
             log.info("%s", line)
         return done
 
-    def _alter(self, sql: str) -> None:
+    def _change(self, sql: str) -> None:
         try:
             self.execute(sql)
         except QuestDBQueryError as error:
-            if "already exists" in str(error):  # somebody else brings the tables up to date at this moment
+            if any(sign in str(error) for sign in _RACED):  # somebody else does the same at this moment
                 raise _Raced from error
             raise
 
@@ -476,6 +466,7 @@ class QuestDB:
                 password="quest" if password is None else password.get_secret_value(),
                 dbname="qdb",
                 autocommit=True,
+                prepare_threshold=None,  # a prepared SELECT * may show a table as it was
                 connect_timeout=max(1, int(np.ceil(server.connect_timeout_s))),
                 options=f"-c statement_timeout={int(server.query_timeout_s * 1000)}",
                 sslmode=("verify-full" if server.tls_verify else "require") if server.tls else "disable",
@@ -493,7 +484,21 @@ class QuestDB:
         connection.adapters.register_loader("timestamp", _UtcLoader)
         return connection
 
-    def _open_sender(self) -> questdb.Sender:
+    def _http(self) -> requests.Session:
+        """A session for one export: a connection that exported once holds one of the server's few places to its end."""
+        server = self.server
+        http = requests.Session()
+        http.trust_env = False  # no proxy between us and the database, no credentials out of ~/.netrc
+        http.verify = server.tls_verify
+        if server.token is not None:
+            http.headers["Authorization"] = f"Bearer {server.token.get_secret_value()}"
+        elif server.user is not None and server.password is not None:
+            # As bytes: a text would go as Latin-1.
+            password = server.password.get_secret_value()
+            http.auth = requests.auth.HTTPBasicAuth(server.user.encode(), password.encode())
+        return http
+
+    def _sender(self) -> questdb.Sender:
         server = self.server
         conf = (
             f"{'https' if server.tls else 'http'}::addr={server.host}:{server.http_port};auto_flush=off;"
@@ -503,18 +508,16 @@ class QuestDB:
         if server.tls and not server.tls_verify:
             conf += "tls_verify=unsafe_off;"
         basic = server.token is None and server.user is not None and server.password is not None
-        sender = questdb.Sender.from_conf(
+        return questdb.Sender.from_conf(
             conf,
             token=server.token.get_secret_value() if server.token else None,
             username=server.user if basic else None,
             password=server.password.get_secret_value() if basic and server.password else None,
         )
-        sender.establish()  # type: ignore[no-untyped-call]
-        return sender
 
     @contextmanager
     def _cursor(self, sql: str) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
-        connection = _patient(self._living_pg)
+        connection = _patient(self._pg.take)
         sound = False
         try:
             with connection.cursor(binary=True) as cursor:
@@ -533,17 +536,6 @@ class QuestDB:
             if sound:
                 self._pg.put(connection)
             else:
-                connection.close()
-
-    def _living_pg(self) -> psycopg.Connection[Any]:
-        while True:
-            connection, rested = self._pg.take()
-            if rested < _IDLE_S and not connection.closed:
-                return connection  # type: ignore[no-any-return]
-            try:
-                connection.execute("SELECT 1")
-                return connection  # type: ignore[no-any-return]
-            except psycopg.Error:
                 connection.close()
 
     def _run(self, cursor: psycopg.Cursor[tuple[Any, ...]], sql: str, params: Sequence[object]) -> None:
