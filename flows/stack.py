@@ -1,7 +1,7 @@
 """Everything on one machine: QuestDB, Prefect's server, the deployments of `prefect.yaml` and a worker.
 
-`up` starts them in this order and waits; a signal stops them in the other. Prefect's database lies in `prefect` below the
-settings' home, so that two homes share nothing; an explicit `PREFECT_HOME` goes before it.
+`up` starts them in this order and waits; a signal stops them in the other. Prefect's database lies in `prefect` below
+the settings' home, so that two homes share nothing; an explicit `PREFECT_HOME` goes before it.
 
 The children run in sessions of their own: Ctrl-C in a terminal reaches this process alone, and the order of the end is
 ours. What a life that was killed left behind (SIGKILL, power) is ended by the next one: processes by the state file

@@ -286,7 +286,7 @@ def _runner(settings: Settings) -> TaskRunner[Any]:
 def observed(chunks: Chunks, choices: Choices, plans: Sequence[Plan], *, store: bool) -> pd.DataFrame | None:
     """Every day that the plans want read, in batches. The rows that were not stored, None where all are."""
     batches = [tuple(batch) for batch in dealt(_to_read(plans))]
-    over = {"days": batches, "label": [_span(batch[0], batch[-1]) for batch in batches]}
+    over: Mapping[str, Sequence[Any]] = {"days": batches, "label": [_span(batch[0], batch[-1]) for batch in batches]}
     parts = chunks.map(observe, over, choices=choices, store=store)
     return None if store or not parts else pd.concat(parts, ignore_index=True)
 

@@ -1,0 +1,103 @@
+"""What the report of a run says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tributary_opt.night import NightReport, Plan
+from tributary_opt.report.markdown import changes, days_report, plans_report, refusals, run_report
+from tributary_opt.storage.releases import Outcome, Run
+
+DAY = date(2026, 3, 4)
+
+
+def market(market_id: str, eta: float = 1e-6, sigma: float = 0.02, reason: str | None = None) -> dict[str, Any]:
+    return {
+        "market_id": market_id,
+        "token_id": market_id,
+        "status": "refused" if reason else "ok",
+        "reason": reason,
+        "detail": "4 trades, need 30" if reason else None,
+        "eta": np.nan if reason else eta,
+        "sigma": np.nan if reason else sigma,
+    }
+
+
+def parameters(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame([*rows])
+
+
+def night(now: pd.DataFrame, before: pd.DataFrame | None = None) -> NightReport:
+    plan = Plan(DAY, datetime(2026, 3, 5, tzinfo=UTC), date(2026, 2, 3), (DAY,), 7)
+    run = Run(DAY, "0123456789abcdef", "whole", plan.window_start, plan.started_at, {}, "", "", "", "", "", "")
+    outcome = Outcome(run.run_id, DAY, True, "current", {})
+    trajectories = pd.DataFrame({"status": ["ok", "ok", "infeasible"]})
+    run = replace(run, future_rows=7, days_read=1, source_trades=1234)
+    return NightReport(plan, outcome, run, now, trajectories, before, {"plan": 0.1234, "observe": 2.5})
+
+
+def test_report_counts_markets_reasons_schedules_and_seconds() -> None:
+    text = run_report(night(parameters(market("A"), market("B", reason="no_trades"), market("C", reason="no_trades"))))
+    for line in (
+        "3: 1 calibrated, 2 refused",
+        "| no_trades | 2 |",
+        "| ok | 2 |",
+        "| infeasible | 1 |",
+        "| plan | 0.12 |",
+    ):
+        assert line in text
+    assert "`0123456789abcdef` (whole)" in text
+    assert "There was no release before." in text
+
+
+def test_report_of_a_dry_run_says_so() -> None:
+    report = night(parameters(market("A")))
+    report.outcome = None
+    assert "dry run, nothing written" in run_report(report)
+
+
+def test_changes_name_every_market_once() -> None:
+    before = parameters(market("A"), market("B"), market("C", reason="stale"), market("D"))
+    now = parameters(market("A"), market("B", reason="no_trades"), market("C"), market("E"))
+    found = changes(before, now)
+    assert found.new == [("E", "E")]
+    assert found.gone == [("D", "D")]
+    assert found.newly_refused == [("B", "B")]
+    assert found.recovered == [("C", "C")]
+    assert not len(found.moves["eta"])
+
+
+def test_moves_are_the_ten_largest_in_per_cent_with_their_sign() -> None:
+    names = [f"M{i:02d}" for i in range(12)]
+    before = parameters(*(market(name, eta=2.0) for name in names))
+    now = parameters(*(market(name, eta=2.0 * (1 + (-1) ** i * i / 100)) for i, name in enumerate(names)))
+    eta = changes(before, now).moves["eta"]
+    assert list(eta["market_id"]) == names[:1:-1]
+    np.testing.assert_allclose(eta["per_cent"], [(-1) ** i * i for i in range(11, 1, -1)], rtol=1e-12)
+    assert "| M11 | 2 | 1.78 | -11.0 |" in run_report(night(now, before))
+
+
+def test_same_parameters_have_no_changes() -> None:
+    now = parameters(market("A"), market("B", reason="stale"))
+    assert "None against the release before." in run_report(night(now, now))
+
+
+def test_a_market_id_cannot_break_out_of_its_cell() -> None:
+    before, now = parameters(market("A|B\n<x>\\", eta=1.0)), parameters(market("A|B\n<x>\\", eta=2.0))
+    assert "| A\\|B &lt;x>\\\\ | 1 | 2 | +100.0 |" in run_report(night(now, before))
+
+
+def test_refusals_are_sorted_and_hold_texts_only() -> None:
+    rows = refusals(parameters(market("B", reason="stale"), market("A", reason="no_trades"), market("C")))
+    assert [row["market_id"] for row in rows] == ["A", "B"]
+    assert rows[0] == {"market_id": "A", "token_id": "A", "reason": "no_trades", "detail": "4 trades, need 30"}
+
+
+def test_reports_of_many_days() -> None:
+    assert "No day" in days_report([])
+    assert "2, 2026-03-03 to 2026-03-04" in plans_report([date(2026, 3, 3), DAY], [])
