@@ -1,18 +1,21 @@
 """Releases as Parquet: the same rows, in the same schema, for those who have nothing but files.
 
-`<root>/<table>/as_of=YYYY-MM-DD/run_id=…/part-0.parquet`, and `current.json`, which names the current release. Every file
-appears by a rename, whole and on disk, or not at all.
+`<root>/<table>/as_of=YYYY-MM-DD/run_id=…/part-0.parquet`, and `current.json`, which names the current release. Every
+file appears by a rename, whole and on disk, or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,45 +35,54 @@ def release_file(table: schema.Table, as_of: date, run_id: str) -> Path:
 def write_release_file(root: Path, table: schema.Table, rows: pa.Table, as_of: date, run_id: str) -> Path:
     """Write one table of a release: to a staging name, to the disk, then by a rename. Returns the path below the root.
 
-    `rows` are sorted by market; about a hundred markets share a row group, so that a lookup reads one. Doubles are not
-    dictionary-encoded (bigger than raw, and five times slower).
+    `rows` are sorted by market; a row group is a hundred markets, none of them cut in two, so that a lookup reads one.
+    Doubles are not dictionary-encoded (bigger than raw, and five times slower).
     """
     target = root / release_file(table, as_of, run_id)
-    staging = root / STAGING / f"{run_id}-{os.getpid()}-{table.name}.parquet"
-    for folder in (target.parent, staging.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     text = [c.name for c in table.columns if c.type in ("SYMBOL", "VARCHAR")]
     doubles = [c.name if c.type == "DOUBLE" else f"{c.name}.list.element" for c in table.columns if "DOUBLE" in c.type]
-    pq.write_table(
-        rows,
-        staging,
-        row_group_size=_row_group_size(rows),
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=text,
-        column_encoding=dict.fromkeys(doubles, "BYTE_STREAM_SPLIT"),
-    )
-    _sync(staging)
-    os.replace(staging, target)
-    _sync(target.parent)
+    with (
+        _staged(root, target, f"{run_id}-{table.name}.parquet") as staging,
+        pq.ParquetWriter(
+            staging,
+            rows.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=text,
+            column_encoding=dict.fromkeys(doubles, "BYTE_STREAM_SPLIT"),
+        ) as writer,
+    ):
+        for start, stop in _row_groups(rows):
+            writer.write_table(rows.slice(start, stop - start), row_group_size=stop - start)
     return target.relative_to(root)
+
+
+def read_release_file(root: Path, table: schema.Table, as_of: date, run_id: str) -> pa.Table:
+    """A release's rows of a table, in today's schema: columns that the file is too old to have are null.
+
+    Raises FileNotFoundError where there is no file, `pyarrow.ArrowException` where there is none that can be read.
+    """
+    with pq.ParquetFile(root / release_file(table, as_of, run_id)) as file:
+        rows = file.read()
+    wanted = table.arrow_schema(rows.schema.metadata)
+    have = set(rows.column_names)
+    columns = [rows[f.name].cast(f.type) if f.name in have else pa.nulls(rows.num_rows, f.type) for f in wanted]
+    return pa.table(columns, schema=wanted)
 
 
 def write_manifest(root: Path, content: dict[str, Any]) -> None:
     """Replace `current.json`, whole."""
-    root.mkdir(parents=True, exist_ok=True)
-    staging = root / f"{MANIFEST}.{os.getpid()}"
-    staging.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    _sync(staging)
-    os.replace(staging, root / MANIFEST)
-    _sync(root)
+    _make_folder(root)
+    with _staged(root, root / MANIFEST, MANIFEST) as staging:
+        staging.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
     """What `current.json` says; None where there is none, or none that can be read."""
     try:
-        content = json.loads((root / MANIFEST).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        content = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not JSON, or not even UTF-8
         return None
     return content if isinstance(content, dict) else None
 
@@ -82,7 +94,9 @@ def read_market(root: Path, table: schema.Table, market_id: str) -> pa.Table:
     """
     manifest = read_manifest(root)
     if manifest is None:
-        raise FileNotFoundError(f"no release below {root}: {MANIFEST} is missing or cannot be read; publish a night first")
+        raise FileNotFoundError(
+            f"no release below {root}: {MANIFEST} is missing or cannot be read; publish a night first"
+        )
     with pq.ParquetFile(root / manifest["tables"][table.name]["path"]) as file:
         place = file.schema_arrow.get_field_index("market_id")
         groups = []
@@ -100,12 +114,35 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _row_group_size(rows: pa.Table) -> int:
-    """Rows of about a hundred markets, never splitting the average market."""
+def _row_groups(rows: pa.Table) -> list[tuple[int, int]]:
+    """First row and end of each row group."""
     if not rows.num_rows:
-        return 1
-    n_markets = max(len(rows["market_id"].unique()), 1)
-    return max(1, round(rows.num_rows / n_markets)) * _MARKETS_PER_ROW_GROUP
+        return []
+    market = rows["market_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    firsts = np.flatnonzero(np.diff(market, prepend=-1))[::_MARKETS_PER_ROW_GROUP].tolist()
+    return list(zip(firsts, [*firsts[1:], rows.num_rows], strict=True))
+
+
+@contextlib.contextmanager
+def _staged(root: Path, target: Path, name: str) -> Iterator[Path]:
+    """A name to write to; what was written is on the disk and renamed to the target at the end of the block."""
+    staging = root / STAGING / f"{os.getpid()}-{name}"
+    _make_folder(staging.parent)
+    try:
+        yield staging
+        _sync(staging)
+        os.replace(staging, target)
+    finally:
+        staging.unlink(missing_ok=True)
+    _sync(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each name on the disk: a file in a folder that a crash forgets is lost as well."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:
