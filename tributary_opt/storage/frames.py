@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from tributary_opt import schema
 
-_INTEGERS = {"INT": "Int32", "LONG": "Int64"}
+_INTEGERS: dict[str, pd.Int32Dtype | pd.Int64Dtype] = {"INT": pd.Int32Dtype(), "LONG": pd.Int64Dtype()}
 
 
 def typed(table: schema.Table, frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame with exactly the table's columns, in its order and types, ready to be sent. KeyError for a missing one."""
+    """A frame with exactly the table's columns, in its order and types, to be sent. KeyError for a missing one."""
     return pd.DataFrame({c.name: _typed(frame[c.name], c.type) for c in table.columns}, index=frame.index)
 
 
@@ -40,10 +40,15 @@ def canonical(table: schema.Table, rows: pd.DataFrame | pa.Table) -> pa.Table:
 
 
 def table_digest(columns: tuple[schema.Column, ...], rows: pa.Table) -> str:
-    """SHA-256 of the given columns of rows in canonical order: every value bit for bit, missing ones as such."""
-    digest = hashlib.sha256()
+    """SHA-256 of the given columns of rows in canonical order: every value bit for bit, missing ones as such.
+
+    A column without any value adds nothing, so that a run keeps its digest when a newer schema adds columns.
+    """
+    digest = hashlib.sha256(f"{rows.num_rows} rows".encode())
     for column in columns:
         array = rows[column.name].combine_chunks()
+        if array.null_count == len(array):
+            continue
         digest.update(f"{column.name}:{len(array)}".encode())
         digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
         if column.type in ("SYMBOL", "VARCHAR"):
