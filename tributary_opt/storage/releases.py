@@ -44,6 +44,10 @@ class ReleaseError(Exception):
     """A release cannot be published, found or made current; the message says why and what to do."""
 
 
+class _Busy(ReleaseError):
+    """Another process holds the right to publish."""
+
+
 @dataclass(frozen=True)
 class Pointer:
     """The row that says which run is current."""
@@ -169,15 +173,16 @@ class Releases:
         """Hold the right to publish: one at a time on this host. ReleaseError when it does not come free in time."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".publish.lock"
-        lock = FileLock(path, thread_local=False)
+        lock = FileLock(path, thread_local=False)  # the system's own: a process that dies lets go of it
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _LOG.info("another run is publishing; waiting for it, %g s at most", timeout_s)
+            if timeout_s > 0:
+                _LOG.info("another run is publishing; waiting for it, %g s at most", timeout_s)
             try:
                 lock.acquire(timeout=timeout_s)
             except Timeout:
-                raise ReleaseError(
+                raise _Busy(
                     f"another run held {path} for {timeout_s:g} s: see which process it is, then try again"
                 ) from None
         try:
@@ -214,7 +219,7 @@ class Releases:
             When what was read back is not what was written. Nothing has become current then.
         """
         with self.lock():
-            self.repair()
+            self._repair()
             rows = {
                 schema.PARAMETERS.name: _with_key(schema.PARAMETERS, parameters, run),
                 schema.TRAJECTORIES.name: _with_key(schema.TRAJECTORIES, trajectories, run),
@@ -229,48 +234,92 @@ class Releases:
                 parameters_digest=digests[schema.PARAMETERS.name],
                 trajectories_digest=digests[schema.TRAJECTORIES.name],
             )
-            if not self._already_written(run):
+            stored = self._is_complete(run.run_id) and not any(
+                self._difference(table, run, tables[table.name].num_rows, digests[table.name])
+                for table in schema.RELEASE_TABLES
+            )
+            if not stored:
                 self.record(run)
                 for table in schema.RELEASE_TABLES:
-                    if len(rows[table.name]):
-                        self._db.send(table, rows[table.name])
+                    self._db.send(table, rows[table.name])
             del rows
             on_step("rows")
-            for table in schema.RELEASE_TABLES:
-                self._verify(table, run, digests[table.name], tables[table.name].num_rows)
+            if not stored:
+                for table in schema.RELEASE_TABLES:
+                    difference = self._difference(table, run, tables[table.name].num_rows, digests[table.name])
+                    if difference:
+                        raise ReleaseError(
+                            f"{difference}: run {run.run_id} is not published; see `tributary-opt check`, then run the "
+                            "night again"
+                        )
             on_step("verified")
+            row = {"package_version": run.package_version, "numpy_version": run.numpy_version}
             files = {
-                table.name: parquet.write_release_file(
-                    self.root, table, tables[table.name].cast(_parquet_schema(table, run)), run.as_of, run.run_id
-                )
+                table.name: self._file(table, run.as_of, run.run_id, row, tables[table.name], digests[table.name])
                 for table in schema.RELEASE_TABLES
             }
             on_step("parquet")
             self.record(replace(run, state="complete", finished_at=datetime.now(UTC)))
-            current, reason = self._point(run)
+            pointer, reason = self._point(run)
             on_step("pointer")
-            if current:
-                self._write_manifest(files)
+            if pointer is not None:
+                self._write_manifest(pointer, files)
             on_step("manifest")
-        return Outcome(run.run_id, run.as_of, current, reason, digests)
+        return Outcome(run.run_id, run.as_of, pointer is not None, reason, digests)
 
     def record(self, run: Run) -> None:
-        """Write a run's row of `ac_runs`, replacing what it said before."""
+        """Write a run's row of `ac_runs`, replacing what it said before.
+
+        A complete run stays complete, whatever becomes of a repetition: its row holds the digests by which it can be
+        made current again.
+        """
+        if run.state != "complete" and self._is_complete(run.run_id):
+            _LOG.info("run %s was complete before; its row stays as it is", run.run_id)
+            return
         self._db.send(schema.RUNS, run.row())
         self._db.wait(schema.RUNS.name)
 
-    def repair(self) -> bool:
-        """Make the manifest say what the pointer says; True where it did not. Every command begins with this."""
-        pointer = self.current()
-        manifest = parquet.read_manifest(self.root)
+    def lag(self) -> str | None:
+        """In what the manifest, or a file it names, differs from the pointer; None where they agree."""
+        pointer = self._settled()
         if pointer is None:
+            return None
+        manifest = parquet.read_manifest(self.root)
+        if manifest is None:
+            return f"{parquet.MANIFEST} is missing or cannot be read"
+        if (manifest.get("run_id"), manifest.get("published_at")) != (
+            pointer.run_id,
+            pointer.published_at.isoformat(),
+        ):
+            return (
+                f"{parquet.MANIFEST} names run {manifest.get('run_id')} of {manifest.get('published_at')}, "
+                f"the pointer run {pointer.run_id} of {pointer.published_at.isoformat()}"
+            )
+        for table in schema.RELEASE_TABLES:
+            path = parquet.release_file(table, pointer.as_of, pointer.run_id)
+            try:
+                named = manifest["tables"][table.name]
+                size = (self.root / path).stat().st_size
+                if (named["path"], named["bytes"]) != (path.as_posix(), size):
+                    return f"{parquet.MANIFEST} names {named['path']} with {named['bytes']} bytes; {path} has {size}"
+            except (KeyError, TypeError):
+                return f"{parquet.MANIFEST} does not say where {table.name} lies"
+            except FileNotFoundError:
+                return f"{path} is missing"
+        return None
+
+    def repair(self) -> bool:
+        """Make the manifest say what the pointer says; True where it did not. Every command begins with this.
+
+        Nothing is done while another process publishes: that one repairs it, and writes its own.
+        """
+        if self.lag() is None:
             return False
-        named = (manifest or {}).get("run_id"), (manifest or {}).get("published_at")
-        if named == (pointer.run_id, pointer.published_at.isoformat()) and self._files_there(manifest or {}):
+        try:
+            with self.lock(timeout_s=0):
+                return self._repair()
+        except _Busy:
             return False
-        _LOG.warning("the manifest named run %s, the pointer names %s: manifest repaired", named[0], pointer.run_id)
-        self._write_manifest(self._export(pointer.as_of, pointer.run_id))
-        return True
 
     def rollback(self, run_id: str) -> Pointer:
         """Make an earlier complete run current again, by a new pointer row.
@@ -279,7 +328,7 @@ class Releases:
         longer there as they were.
         """
         with self.lock():
-            self.repair()
+            self._repair()
             row = self.run(run_id)
             if row is None:
                 raise ReleaseError(f"run_id {run_id!r} is unknown; `tributary-opt runs` lists them")
@@ -287,13 +336,13 @@ class Releases:
                 raise ReleaseError(
                     f"run {run_id} is {row['state']}, scope {row['scope']}: only a complete, whole run can be current"
                 )
-            pointer = self.current()
+            pointer = self._settled()
             if pointer is not None and pointer.run_id == run_id:
                 raise ReleaseError(f"run {run_id} is current already")
             as_of = row["as_of"].date()
             files = self._export(as_of, run_id)
             new = self._insert_pointer(run_id, as_of, "rollback")
-            self._write_manifest(files)
+            self._write_manifest(new, files)
             return new
 
     # --- keeping house ---------------------------------------------------------------------------------------
@@ -301,136 +350,148 @@ class Releases:
     def maintain(self, retention: Retention, now: datetime, *, dry_run: bool = False) -> pd.DataFrame:
         """Sweep what nobody can need: old trajectories, files and rows of runs that never finished.
 
-        Kept: all parameters; the trajectories of the newest `trajectory_nights` nights with a complete run, of the current
-        run, and of everything younger than these. Returns one row an action: what, name, why.
+        Kept: all parameters; the trajectories of the newest `trajectory_nights` nights with a complete run of all
+        markets, those of the current run, and everything younger than the oldest of these. Returns one row an action:
+        what, name, why.
         """
-        actions: list[tuple[str, str, str]] = []
         with self.lock():
-            self.repair()
-            runs = self.runs(limit=1_000_000)
-            complete = runs[(runs["state"] == "complete") & (runs["scope"] != "parameters")]
-            nights = sorted({stamp.date() for stamp in complete["as_of"]}, reverse=True)
-            pointer = self.current()
-            kept = set(nights[: retention.trajectory_nights]) | ({pointer.as_of} if pointer else set())
-            oldest = min(kept, default=None)
-            before = now - timedelta(hours=retention.orphan_hours)
-            orphans = (
-                runs[(runs["state"] != "complete") & (runs["started_at"].map(_aware) < before)] if len(runs) else runs
-            )
-            good_days = {stamp.date() for stamp in complete["as_of"]}
-
-            for partition in self._partitions(schema.TRAJECTORIES):
-                if oldest is not None and partition < oldest and partition not in kept:
-                    actions.append(
-                        ("drop partition", f"{schema.TRAJECTORIES.name} {partition}", "older than the nights kept")
-                    )
-                elif partition not in good_days and partition in {s.date() for s in orphans["as_of"]}:
-                    actions.append(
-                        ("drop partition", f"{schema.TRAJECTORIES.name} {partition}", "no run of that day finished")
-                    )
-            for run_id, stamp in zip(orphans["run_id"], orphans["as_of"], strict=True):
-                if orphans.loc[orphans["run_id"] == run_id, "state"].iloc[0] == "running":
-                    actions.append(("mark failed", str(run_id), "began long ago and never finished"))
-                if stamp.date() in good_days:
-                    actions.append(("leave rows", str(run_id), "share a partition with a good run; nobody reads them"))
-            finished = set(complete["run_id"]) | set(runs.loc[runs["state"] == "complete", "run_id"])
-            young = set(runs["run_id"]) - finished - set(orphans["run_id"])
-            for folder in sorted(self.root.glob("ac_*/as_of=*/run_id=*")):
-                run_id, day = (
-                    folder.name.removeprefix("run_id="),
-                    date.fromisoformat(folder.parent.name.removeprefix("as_of=")),
-                )
-                if run_id not in finished and run_id not in young:
-                    actions.append(("delete files", str(folder.relative_to(self.root)), "its run never finished"))
-                elif (
-                    folder.parent.parent.name == schema.TRAJECTORIES.name
-                    and oldest
-                    and day < oldest
-                    and day not in kept
-                ):
-                    actions.append(("delete files", str(folder.relative_to(self.root)), "older than the nights kept"))
-            for staged in sorted((self.root / parquet.STAGING).glob("*")):
-                if datetime.fromtimestamp(staged.stat().st_mtime, UTC) < before:
-                    actions.append(
-                        ("delete files", str(staged.relative_to(self.root)), "left by a run that was killed")
-                    )
+            self._repair()
+            actions = self._to_sweep(retention, now)
             if not dry_run:
-                for action, name, _ in actions:
+                for action, name in zip(actions["action"], actions["name"], strict=True):
                     self._do(action, name)
+        return actions
+
+    def _to_sweep(self, retention: Retention, now: datetime) -> pd.DataFrame:
+        actions: list[tuple[str, str, str]] = []
+        before = now - timedelta(hours=retention.orphan_hours)
+        runs = self.runs(limit=1_000_000)
+        runs["day"] = [stamp.date() for stamp in runs["as_of"]]
+        finished = (runs["state"] == "complete") | runs["published_at"].notna()
+        # Nobody publishes while we hold the lock: an unfinished run's process is dead, or waits and will write again.
+        orphaned = ~finished & (pd.to_datetime(runs["started_at"], utc=True) < before)
+        nights = sorted(set(runs.loc[finished & (runs["scope"] == "whole"), "day"]), reverse=True)
+        pointer = self.current()
+        kept = [*nights[: retention.trajectory_nights], *([pointer.as_of] if pointer else [])]
+        oldest = min(kept, default=date.min)
+
+        too_old = "older than the nights kept"
+        needed = set(runs.loc[~orphaned & (runs["scope"] != "parameters"), "day"])
+        of_orphans = set(runs.loc[orphaned, "day"])
+        for day in self._partitions(schema.TRAJECTORIES):
+            if day < oldest:
+                actions.append(("drop partition", f"{schema.TRAJECTORIES.name} {day}", too_old))
+            elif day in of_orphans - needed:
+                actions.append(("drop partition", f"{schema.TRAJECTORIES.name} {day}", "no run of that day finished"))
+        for run_id in runs.loc[orphaned & (runs["state"] == "running"), "run_id"]:
+            actions.append(("mark failed", run_id, "began long ago and never finished; nobody reads its rows"))
+        orphans = set(runs.loc[orphaned, "run_id"])
+        for table in schema.RELEASE_TABLES:
+            for folder in sorted(self.root.glob(f"{table.name}/as_of=*/run_id=*")):
+                # A run that the database does not know may be another database's: left alone.
+                name = folder.relative_to(self.root).as_posix()
+                if folder.name.removeprefix("run_id=") in orphans:
+                    actions.append(("delete files", name, "its run never finished"))
+                elif table == schema.TRAJECTORIES and folder.parent.name < f"as_of={oldest:%Y-%m-%d}":
+                    actions.append(("delete files", name, too_old))
+        for staged in sorted((self.root / parquet.STAGING).glob("*")):
+            if datetime.fromtimestamp(staged.stat().st_mtime, UTC) < before:
+                name = staged.relative_to(self.root).as_posix()
+                actions.append(("delete files", name, "left by a run that was killed"))
         return pd.DataFrame(actions, columns=["action", "name", "why"])
 
     def _do(self, action: str, name: str) -> None:
         if action == "drop partition":
             table, day = name.split(" ")
             self._db.execute(f"ALTER TABLE {table} DROP PARTITION LIST {quote(day)}")
+            self._db.wait(table)
         elif action == "delete files":
             path = self.root / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+                with contextlib.suppress(OSError):  # other runs of that day lie there still
+                    path.parent.rmdir()
+            else:
+                path.unlink()
         elif action == "mark failed":
             self._db.execute("UPDATE ac_runs SET state = 'failed', error = 'never finished' WHERE run_id = %s", (name,))
+            self._db.wait(schema.RUNS.name)
         _LOG.info("maintenance: %s %s", action, name)
 
     def _partitions(self, table: schema.Table) -> list[date]:
+        # A partition written out of order may be split: one day, several names.
         rows = self._db.rows(f"SELECT name FROM table_partitions({quote(table.name)})")
-        return sorted(date.fromisoformat(str(name)[:10]) for (name,) in rows)
+        return sorted({date.fromisoformat(str(name)[:10]) for (name,) in rows})
 
     # --- the steps -------------------------------------------------------------------------------------------
 
-    def _already_written(self, run: Run) -> bool:
-        known = self.run(run.run_id)
-        return (
-            known is not None
-            and known["state"] == "complete"
-            and known["parameters_digest"] == run.parameters_digest
-            and known["trajectories_digest"] == run.trajectories_digest
-            and self._count(schema.PARAMETERS, run.as_of, run.run_id) == run.n_markets
-            and self._count(schema.TRAJECTORIES, run.as_of, run.run_id) == run.n_trajectories
-        )
+    def _settled(self) -> Pointer | None:
+        """The pointer with all that was ever written to it: a killed process's row may be accepted, not yet visible."""
+        self._db.wait(schema.PUBLISHED.name)
+        return self.current()
 
-    def _count(self, table: schema.Table, as_of: date, run_id: str) -> int:
-        sql = f"SELECT count() FROM {table.name} WHERE as_of = %s AND run_id = %s"
-        return int(self._db.rows(sql, (_midnight(as_of), run_id))[0][0])
+    def _is_complete(self, run_id: str) -> bool:
+        self._db.wait(schema.RUNS.name)
+        known = self.run(run_id)
+        return known is not None and known["state"] == "complete"
 
-    def _verify(self, table: schema.Table, run: Run, digest: str, n_rows: int) -> None:
+    def _difference(self, table: schema.Table, run: Run, n_rows: int, digest: str) -> str | None:
+        """In what the rows of a run that readers see differ from those it has; None where they are the same."""
         self._db.wait(table.name)
         stored = self.read(table, run.as_of, run.run_id)
         if stored.num_rows != n_rows:
-            raise ReleaseError(
-                f"{table.name} holds {stored.num_rows} rows of run {run.run_id}, {n_rows} were written: the run is not "
-                "published; see `tributary-opt check`, then run the night again"
-            )
+            return f"{table.name} holds {stored.num_rows} rows of run {run.run_id}, which has {n_rows}"
         if table_digest(table.columns, stored) != digest:
-            raise ReleaseError(
-                f"{table.name} does not hold what run {run.run_id} wrote: the run is not published; run the night again"
-            )
+            return f"{table.name} holds other values than run {run.run_id} has"
+        return None
 
-    def _point(self, run: Run) -> tuple[bool, str]:
-        """Move the pointer where the rule allows it: (is it current now, why)."""
+    def _point(self, run: Run) -> tuple[Pointer | None, str]:
+        """Move the pointer where the rule allows it: the pointer if the run is current now, and why it is or is not."""
         if run.scope != "whole":
-            return False, f"stored, not current: scope {run.scope}"
-        pointer = self.current()  # read again just before the row is written
+            return None, f"stored, not current: scope {run.scope}"
+        pointer = self._settled()  # read again just before the row is written
         if pointer is not None and pointer.as_of > run.as_of:
-            return False, f"complete, not current: {pointer.as_of} is current already"
+            return None, f"complete, not current: {pointer.as_of} is current already"
         if pointer is not None and pointer.run_id == run.run_id:
-            return True, "already current"
-        self._insert_pointer(run.run_id, run.as_of, "night")
-        return True, "current"
+            return pointer, "already current"
+        return self._insert_pointer(run.run_id, run.as_of, "night"), "current"
 
     def _insert_pointer(self, run_id: str, as_of: date, reason: str) -> Pointer:
-        pointer = self.current()
+        pointer = self._settled()
         now = datetime.now(UTC)
         if pointer is not None:
             now = max(now, pointer.published_at + timedelta(microseconds=1))
+        new = Pointer(now, run_id, as_of, reason)
         self._db.execute(
-            "INSERT INTO ac_published (published_at, dataset, run_id, as_of, schema_version, reason) VALUES (%s, %s, %s, %s, %s, %s)",
+            "INSERT INTO ac_published (published_at, dataset, run_id, as_of, schema_version, reason) "
+            "VALUES (%s, %s, %s, %s, %s, %s)",
             (now, DATASET, run_id, _midnight(as_of), schema.SCHEMA_VERSION, reason),
         )
-        self._db.wait(schema.PUBLISHED.name)
-        return Pointer(now, run_id, as_of, reason)
+        seen = self._settled()
+        if seen != new:
+            raise ReleaseError(
+                f"run {run_id} was published, but the pointer names {seen.run_id if seen else 'nothing'}: something "
+                "else publishes to this database; let one host do it, then run the night again"
+            )
+        return new
 
-    def _write_manifest(self, files: dict[str, Path]) -> None:
+    def _repair(self) -> bool:
+        """`repair`, by the one who holds the lock."""
+        lag = self.lag()
         pointer = self.current()
-        assert pointer is not None
+        if lag is None or pointer is None:
+            return False
+        try:
+            files = self._export(pointer.as_of, pointer.run_id)
+        except ReleaseError as error:
+            # Not raised: a damaged release must not keep the next night, or a rollback, from replacing it.
+            _LOG.error("%s, which cannot be repaired: %s", lag, error)
+            return False
+        self._write_manifest(pointer, files)
+        _LOG.warning("repaired: %s", lag)
+        return True
+
+    def _write_manifest(self, pointer: Pointer, files: dict[str, Path]) -> None:
         run = self.run(pointer.run_id) or {}
         parquet.write_manifest(
             self.root,
@@ -444,6 +505,7 @@ class Releases:
                     name: {
                         "path": path.as_posix(),
                         "rows": pq.read_metadata(self.root / path).num_rows,
+                        "bytes": (self.root / path).stat().st_size,
                         "sha256": parquet.file_digest(self.root / path),
                     }
                     for name, path in files.items()
@@ -451,11 +513,8 @@ class Releases:
             },
         )
 
-    def _files_there(self, manifest: dict[str, Any]) -> bool:
-        return all((self.root / entry["path"]).is_file() for entry in manifest.get("tables", {}).values())
-
     def _export(self, as_of: date, run_id: str) -> dict[str, Path]:
-        """The run's files, written from QuestDB where they are missing; its rows are verified either way."""
+        """The run's files, written from QuestDB where they are missing or damaged; its rows are verified either way."""
         row = self.run(run_id)
         if row is None:
             raise ReleaseError(f"run {run_id} has no row in ac_runs: it cannot be made current")
@@ -469,14 +528,19 @@ class Releases:
                     f"{table.name} no longer holds run {run_id} as it was published ({stored.num_rows} rows): "
                     "it may be older than the nights kept; choose another of `tributary-opt runs`"
                 )
-            path = parquet.release_file(table, as_of, run_id)
-            if not (self.root / path).is_file():
-                metadata = _parquet_metadata(run_id, as_of, row)
-                path = parquet.write_release_file(
-                    self.root, table, stored.cast(table.arrow_schema(metadata)), as_of, run_id
-                )
-            files[table.name] = path
+            files[table.name] = self._file(table, as_of, run_id, row, stored, digest)
         return files
+
+    def _file(
+        self, table: schema.Table, as_of: date, run_id: str, row: dict[str, Any], rows: pa.Table, digest: str
+    ) -> Path:
+        """The file of a run's rows, written unless it is there and sound: what a reader has found stays as it is."""
+        with contextlib.suppress(FileNotFoundError, pa.ArrowException, OSError):
+            there = parquet.read_release_file(self.root, table, as_of, run_id)
+            if table_digest(table.columns, there) == digest:
+                return parquet.release_file(table, as_of, run_id)
+        described = rows.cast(table.arrow_schema(_parquet_metadata(run_id, as_of, row)))
+        return parquet.write_release_file(self.root, table, described, as_of, run_id)
 
 
 def _with_key(table: schema.Table, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -492,11 +556,6 @@ def _parquet_metadata(run_id: str, as_of: date, row: dict[str, Any]) -> dict[str
         "numpy_version": str(row["numpy_version"]),
         "units": "of each column: field metadata `unit`; price is quote currency per contract",
     }
-
-
-def _parquet_schema(table: schema.Table, run: Run) -> pa.Schema:
-    row = {"package_version": run.package_version, "numpy_version": run.numpy_version}
-    return table.arrow_schema(_parquet_metadata(run.run_id, run.as_of, row))
 
 
 def _midnight(day: date) -> datetime:
