@@ -479,8 +479,8 @@ VIEWS: Final[dict[str, str]] = {
 PARAMETER_REASONS: Final = (
     "unsupported_contract",
     "resolved",
-    "no_trades",
     "bad_source_rows",
+    "no_trades",
     "stale",
     "too_few_trades",
     "too_few_hours",

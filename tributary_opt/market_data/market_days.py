@@ -104,9 +104,9 @@ class MarketDays:
     def outdated(self, window: Window, *, reread: bool = False) -> list[date]:
         """The days that must be read from ticks before the window can be used, oldest first.
 
-        A day is up to date when every row of it was shaped by this version and these settings, from a source that still
-        adds up to the same. A source that no longer has any row of a known day has retired its ticks: the day's rows are
-        kept (`reread` reads even these again).
+        A day is up to date when every row of it was shaped by this version and these settings, from a source that
+        still adds up to the same. A source that no longer has any row of a known day has retired its ticks: the day's
+        rows are kept (`reread` reads even these again).
         """
         wanted = sorted({day for days in window.days.values() for day in days})
         margin = timedelta(days=1)  # an exchange's session may begin on the date before its own
@@ -127,17 +127,24 @@ class MarketDays:
     def read(self, day: date) -> pd.DataFrame:
         """The rows of a day, read from the source: one for each instrument with ticks in its session.
 
-        An instrument that the day had a row of, and that has gone, gets a row of zeros.
+        An instrument that the day had a row of, and that has gone, gets a row of zeros. So do instruments with ticks
+        out of every session where there is nothing else: the day is then known, and not read every night.
         """
         margin = timedelta(days=1)
         fingerprints = self._source.fingerprints(day - margin, day + margin)
-        parts = []
+        parts: list[pd.DataFrame] = []
         for code in self._reference.calendars():
             session = self._session(code, day)
             if session is not None:
                 parts.extend(self._read_session(session, _source_digest(session, fingerprints)))
         found = pd.concat(parts, ignore_index=True) if parts else _empty()
-        return self._with_the_gone(day, found)
+        gone = self._gone(day, found)
+        if not len(found) and not len(gone):
+            gone = self._seen(trading_calendar(ALWAYS_OPEN).session(day))[["market_id", "token_id"]]
+        elif len(gone):
+            _LOG.info("%s: %d markets have gone from the source; their rows become zeros", day, len(gone))
+        zeros = self._zero_rows(day, gone, fingerprints)
+        return pd.concat([found, zeros], ignore_index=True) if len(zeros) else found
 
     def store(self, rows: pd.DataFrame) -> None:
         """Write rows of market days; the same rows again change nothing."""
@@ -148,11 +155,10 @@ class MarketDays:
     def chunks(self, window: Window, n_markets: int) -> list[tuple[str, str]]:
         """Ranges of market ids of about `n_markets` each, both ends included, that cover every stored market."""
         rows = self._sink.rows(
-            "SELECT market_id FROM (SELECT DISTINCT market_id FROM ac_market_days WHERE day >= %s AND day <= %s) "
-            "ORDER BY market_id",
+            "SELECT DISTINCT market_id FROM ac_market_days WHERE day >= %s AND day <= %s",
             (_midnight(window.first), _midnight(window.as_of)),
         )
-        ids = [row[0] for row in rows]
+        ids = sorted(row[0] for row in rows)  # by code points: as the server compares, not as it orders SYMBOLs
         return [(ids[i], ids[min(i + n_markets, len(ids)) - 1]) for i in range(0, len(ids), n_markets)]
 
     def load(
@@ -186,7 +192,8 @@ class MarketDays:
         rows = self._sink.query(
             f"SELECT {columns} FROM ac_market_days WHERE day >= {first} AND day <= {last}"
         ).to_pandas()
-        rows[["market_id", "token_id"]] = rows[["market_id", "token_id"]].fillna("")
+        texts = ["market_id", "token_id", "source_digest"]
+        rows[texts] = rows[texts].fillna("")
         now = self._reference.of(rows[["market_id", "token_id"]].drop_duplicates())
         now = now[["market_id", "token_id", "calendar", "kind"]]
         rows = rows.merge(now, on=["market_id", "token_id"], how="left", suffixes=("", "_now"))
@@ -205,24 +212,32 @@ class MarketDays:
             return False
         for code, part in rows.groupby("calendar"):
             session = sessions.get(str(code))
+            digest = digests[str(code) if session is not None else ALWAYS_OPEN]
+            if digest and not (part["source_digest"] == digest).all():
+                return False
             if session is None:
-                return False
-            if digests[str(code)] and not (part["source_digest"] == digests[str(code)]).all():
-                return False
+                continue  # rows of zeros, on a day that is none of their calendar
             if not ((part["session_start"] == session.start) & (part["session_end"] == session.end)).all():
                 return False
         return True
 
-    def _read_session(self, session: Session, source_digest: str) -> Iterator[pd.DataFrame]:
+    def _seen(self, session: Session | None) -> pd.DataFrame:
+        """Instruments with ticks in a session: how many, and their kind and calendar."""
+        assert session is not None
         trades = _counts(self._source.trade_counts(session.start, session.end), ["n", "n_bad"])
         books = _counts(self._source.book_counts(session.start, session.end), ["n"])
         seen = trades.merge(books, on=["market_id", "token_id"], how="outer", suffixes=("", "_books"))
-        nameless = seen["market_id"] == ""
-        if nameless.any():
-            _LOG.warning("%s: %d rows without a market_id are left out", session.day, seen.loc[nameless, ["n", "n_books"]].sum().sum())
-            seen = seen[~nameless]
+        nul = seen["market_id"].str.contains("\0", regex=False) | seen["token_id"].str.contains("\0", regex=False)
+        for unusable, what in ((seen["market_id"] == "", "without a market_id"), (nul, "with NUL in an id")):
+            if unusable.any():
+                n = int(seen.loc[unusable, ["n", "n_books"]].sum().sum())
+                _LOG.warning("%s, %s: %d rows %s are left out", session.day, session.calendar, n, what)
+        seen = seen[~nul & (seen["market_id"] != "")].reset_index(drop=True)
         reference = self._reference.of(seen)
-        seen = seen.reset_index(drop=True).assign(kind=reference["kind"], calendar=reference["calendar"])
+        return seen.assign(kind=reference["kind"], calendar=reference["calendar"])
+
+    def _read_session(self, session: Session, source_digest: str) -> Iterator[pd.DataFrame]:
+        seen = self._seen(session)
         ours = seen[seen["calendar"] == session.calendar]
         for kind, group in ours.groupby("kind"):
             for part, markets in self._slices(group, everything=len(group) == len(seen)):
@@ -246,35 +261,33 @@ class MarketDays:
         if everything and group["market_id"].nunique() <= self._markets_per_slice:
             yield group, ALL_MARKETS
             return
-        ids = self._source.in_server_order(list(pd.unique(group["market_id"])))
+        ids = sorted(pd.unique(group["market_id"]))
         for i in range(0, len(ids), self._markets_per_slice):
             chosen = ids[i : i + self._markets_per_slice]
-            yield group[group["market_id"].isin(set(chosen))], MarketSlice.of(chosen)
+            yield group[group["market_id"].isin(set(chosen))], MarketSlice(tuple(chosen))
 
-    def _with_the_gone(self, day: date, found: pd.DataFrame) -> pd.DataFrame:
-        stored = self._sink.query(f"SELECT * FROM ac_market_days WHERE day = {_literal(day)}")
-        if not stored.num_rows:
-            return found
-        rows = _to_frame(stored)
+    def _gone(self, day: date, found: pd.DataFrame) -> pd.DataFrame:
+        """Instruments that the day has a stored row of, and none among those found."""
+        table = self._sink.query(f"SELECT market_id, token_id FROM ac_market_days WHERE day = {_literal(day)}")
+        stored: pd.DataFrame = table.to_pandas().fillna("").astype(str)
         have = pd.MultiIndex.from_frame(found[["market_id", "token_id"]])
-        gone = rows[~pd.MultiIndex.from_frame(rows[["market_id", "token_id"]]).isin(have)]
-        if not len(gone):
-            return found
-        zeros = _zero_rows(gone)
-        reference = self._reference.of(zeros)
-        sessions = {code: self._session(code, day) for code in set(reference["calendar"])}
-        margin = timedelta(days=1)
-        fingerprints = self._source.fingerprints(day - margin, day + margin)
-        zeros["kind"], zeros["calendar"] = reference["kind"].to_numpy(), reference["calendar"].to_numpy()
-        for code, session in sessions.items():
-            of_code = zeros["calendar"] == code
+        return stored[~pd.MultiIndex.from_frame(stored).isin(have)]
+
+    def _zero_rows(self, day: date, instruments: pd.DataFrame, fingerprints: dict[date, Fingerprint]) -> pd.DataFrame:
+        rows = _zeros(day, instruments)
+        reference = self._reference.of(rows)
+        rows["kind"], rows["calendar"] = reference["kind"], reference["calendar"]
+        rows["statistics_version"], rows["settings_digest"] = STATISTICS_VERSION, self._settings_digest
+        for code in set(rows["calendar"]):
+            session = self._session(code, day)
+            of_code = rows["calendar"] == code
+            rows.loc[of_code, "source_digest"] = _source_digest(
+                session or trading_calendar(ALWAYS_OPEN).session(day), fingerprints
+            )
             if session is not None:
-                zeros.loc[of_code, ["session_start", "session_end"]] = [session.start, session.end]
-                zeros.loc[of_code, "source_digest"] = _source_digest(session, fingerprints)
-        zeros["statistics_version"] = STATISTICS_VERSION
-        zeros["settings_digest"] = self._settings_digest
-        _LOG.info("%s: %d markets have gone from the source; their rows become zeros", day, len(zeros))
-        return pd.concat([found, zeros], ignore_index=True)
+                rows.loc[of_code, "session_start"] = pd.Timestamp(session.start).as_unit("us")
+                rows.loc[of_code, "session_end"] = pd.Timestamp(session.end).as_unit("us")
+        return rows
 
 
 def in_order(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
@@ -283,7 +296,7 @@ def in_order(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     for code, days in window.days.items():
         if days:
             of_code = (rows["calendar"] == code).to_numpy()
-            keep |= of_code & (rows["day"] >= pd.Timestamp(days[0], tz="UTC")).to_numpy()
+            keep |= of_code & rows["day"].isin([pd.Timestamp(day, tz="UTC") for day in days]).to_numpy()
     return rows[keep].sort_values(["market_id", "token_id", "day"], kind="stable").reset_index(drop=True)
 
 
@@ -371,8 +384,8 @@ class _Buckets:
     def __getitem__(self, name: str) -> np.ndarray:
         column = self._table[name]
         if pa.types.is_timestamp(column.type):
-            return column.to_numpy().astype("datetime64[us]")[self._order]
-        return column.to_numpy()[self._order].astype(float)
+            return np.asarray(column.to_numpy().astype("datetime64[us]")[self._order])
+        return np.asarray(column.to_numpy()[self._order].astype(float))
 
     def where(self, keep: np.ndarray) -> _Buckets:
         """Only some of the rows."""
@@ -385,7 +398,7 @@ class _Buckets:
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Sum by instrument, in the order of time; 0 without a row."""
-        return np.bincount(self.market, weights=values, minlength=self.n_markets)
+        return _sums(self.market, values, self.n_markets)
 
     def count(self, values: np.ndarray) -> np.ndarray:
         """Sum of whole numbers by instrument."""
@@ -394,7 +407,7 @@ class _Buckets:
     def sum_by_hour(self, values: np.ndarray) -> np.ndarray:
         """Sum by instrument and hour of the calendar's clock, shape (markets, 24)."""
         cell = self.market * _HOURS + self.grid.hour[self.bucket]
-        return np.bincount(cell, weights=values, minlength=self.n_markets * _HOURS).reshape(-1, _HOURS)
+        return _sums(cell, values, self.n_markets * _HOURS).reshape(-1, _HOURS)
 
     def first(self, values: np.ndarray) -> np.ndarray:
         """Value of each instrument's first row; NaN or NaT without one."""
@@ -450,8 +463,8 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "active_hours": (trade.sum_by_hour(n) > 0).sum(axis=1).astype(np.int32),
         "volume_by_hour": list(by_hour),
         "n_trade_bars": trade.count(np.ones(len(n))).astype(np.int32),
-        # Parkinson (1980); Garman & Klass (1980), their best quadratic estimator; Rogers & Satchell (1991). Plain prices,
-        # not logarithms: Almgren-Chriss moves are arithmetic.
+        # Parkinson (1980); Garman & Klass (1980), their best quadratic estimator; Rogers & Satchell (1991). Plain
+        # prices, not logarithms: Almgren-Chriss moves are arithmetic.
         "parkinson_variance": trade.sum((h - low) ** 2 / (4 * np.log(2))),
         "garman_klass_variance": trade.sum(
             0.511 * (up - down) ** 2 - 0.019 * (body * (up + down) - 2 * up * down) - 0.383 * body**2
@@ -534,6 +547,11 @@ def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return column.cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
 
 
+def _sums(group: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Sum by group, always as doubles: bincount of nothing gives integers, whatever its weights."""
+    return np.bincount(group, weights=values, minlength=n).astype(float, copy=False)
+
+
 def _stamps(values: np.ndarray) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(values.astype("datetime64[us]")).tz_localize("UTC")
 
@@ -542,8 +560,9 @@ def _stamps(values: np.ndarray) -> pd.DatetimeIndex:
 
 
 def _counts(table: pa.Table, names: list[str]) -> pd.DataFrame:
-    frame = table.to_pandas()
-    frame[["market_id", "token_id"]] = frame[["market_id", "token_id"]].fillna("").astype(str)
+    frame: pd.DataFrame = table.to_pandas()
+    # As objects: pandas cannot merge two empty columns of Arrow texts.
+    frame[["market_id", "token_id"]] = frame[["market_id", "token_id"]].fillna("").astype(object)
     return frame.groupby(["market_id", "token_id"], as_index=False, sort=True)[names].sum()
 
 
@@ -555,8 +574,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _source_digest(session: Session, fingerprints: dict[date, Fingerprint]) -> str:
+def _source_digest(session: Session | None, fingerprints: dict[date, Fingerprint]) -> str:
     """Digest of the source on the UTC dates of a session; empty where it has no rows there."""
+    assert session is not None
     present = [fingerprints[day].text() for day in session.utc_dates if day in fingerprints]
     return _digest("\n".join(present)) if present else ""
 
@@ -576,27 +596,32 @@ def _empty() -> pd.DataFrame:
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
     """Market-day rows as a frame: arrays as numpy arrays, missing ids as empty text."""
-    frame = table.select(schema.MARKET_DAYS.names).to_pandas()
+    frame: pd.DataFrame = table.select(schema.MARKET_DAYS.names).to_pandas()
     for name in ("market_id", "token_id"):
         frame[name] = frame[name].fillna("").astype(str)
     return frame
 
 
-def _zero_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    zeros = rows.copy()
+def _zeros(day: date, instruments: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a day on which instruments had nothing; what would be a price or a time is missing."""
+    n = len(instruments)
+    columns: dict[str, object] = {}
     for column in schema.MARKET_DAYS.columns:
-        if column.name in ("day", "market_id", "token_id", "calendar", "kind", "session_start", "session_end", "n_buckets"):
-            continue
-        if column.name in ("volume_by_hour", "variance_by_hour"):
-            zeros[column.name] = [np.zeros(_HOURS) for _ in range(len(zeros))]
-        elif column.type == "DOUBLE[]":
-            zeros[column.name] = None
+        if column.name in ("market_id", "token_id"):
+            columns[column.name] = instruments[column.name].to_numpy()
+        elif column.name == "day":
+            columns[column.name] = pd.Series(pd.Timestamp(day, tz="UTC").as_unit("us"), index=range(n))
         elif column.type == "TIMESTAMP":
-            zeros[column.name] = pd.Series(pd.NaT, index=zeros.index, dtype="datetime64[us, UTC]")
+            columns[column.name] = pd.Series(pd.NaT, index=range(n), dtype="datetime64[us, UTC]")
+        elif column.name in ("volume_by_hour", "variance_by_hour"):
+            columns[column.name] = pd.Series([np.zeros(_HOURS) for _ in range(n)], dtype=object)
+        elif column.type == "DOUBLE[]":
+            columns[column.name] = pd.Series([None] * n, dtype=object)
         elif column.type == "SYMBOL":
-            zeros[column.name] = ""
-        elif column.type == "DOUBLE" and (column.name.endswith("_price") or column.name.endswith("_mid")):
-            zeros[column.name] = np.nan
+            columns[column.name] = pd.Series([""] * n, dtype=object)
+        elif column.type == "DOUBLE":
+            missing = column.name.endswith(("_price", "_mid"))
+            columns[column.name] = np.full(n, np.nan if missing else 0.0)
         else:
-            zeros[column.name] = np.zeros(len(zeros), dtype=zeros[column.name].dtype)
-    return zeros.reset_index(drop=True)
+            columns[column.name] = np.zeros(n, dtype=np.int32 if column.type == "INT" else np.int64)
+    return pd.DataFrame(columns)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -20,7 +22,7 @@ from tributary_opt.settings import MarketRule
 
 KINDS = ("price", "probability")
 
-_DEFAULTS: dict[str, object] = {
+_DEFAULTS: dict[str, Any] = {
     "kind": "price",
     "complement_token_id": None,
     "resolution_time": pd.NaT,
@@ -31,18 +33,26 @@ _DEFAULTS: dict[str, object] = {
     "contract_multiplier": 1.0,
     "inverse": False,
 }
+_TEXTS = ("market_id", "token_id", "kind", "complement_token_id", "calendar")
 _NUMBERS = ("tick_size", "lot_size", "taker_fee", "contract_multiplier")
+_LARGEST = 1e30  # of a tick, lot or multiplier; the smallest is 1 over it: costs in currency stay numbers
 REFERENCE_COLUMNS = (*_DEFAULTS, "reference_source", "reference_problem")
 
 
 def read_markets_file(path: Path) -> pd.DataFrame:
     """Reference data from a Parquet or CSV file. ValueError for a missing column."""
-    table = pq.read_table(path) if path.suffix.lower() == ".parquet" else pyarrow.csv.read_csv(path)
+    if path.suffix.lower() == ".parquet":
+        table = pq.read_table(path)
+    else:
+        # Ids stay as they are written: 007 is not 7, and a token of 77 digits is no double.
+        texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_TEXTS, pa.string()), strings_can_be_null=True)
+        table = pyarrow.csv.read_csv(path, convert_options=texts)
     missing = [c.name for c in schema.MARKETS.columns if c.required and c.name not in table.column_names]
     if missing:
         raise ValueError(f"{path.name} has no column {', '.join(missing)}; reference data need {schema.MARKETS.names}")
     known = [name for name in schema.MARKETS.names if name in table.column_names]
-    return table.select(known).to_pandas()
+    frame: pd.DataFrame = table.select(known).to_pandas()
+    return frame
 
 
 class ReferenceData:
@@ -113,6 +123,9 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return pd.DataFrame(columns=[*schema.MARKETS.names])
     rows = rows.copy()
+    for name in _TEXTS:
+        if name in rows:  # as plain texts, whatever the file had: dictionaries, numbers
+            rows[name] = rows[name].astype(object).where(rows[name].notna(), None).map(str, na_action="ignore")
     for name, default in _DEFAULTS.items():
         if name not in rows:
             rows[name] = default
@@ -120,7 +133,6 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
             rows[name] = rows[name].where(rows[name].notna(), default)
     rows["token_id"] = rows["token_id"].fillna("").astype(str)
     rows["resolution_time"] = pd.to_datetime(rows["resolution_time"], utc=True).astype("datetime64[us, UTC]")
-    rows["complement_token_id"] = rows["complement_token_id"].astype(object).where(rows["complement_token_id"].notna(), None)
     if "updated_at" in rows:
         rows = rows.sort_values("updated_at", kind="stable")
     return rows.drop_duplicates(["market_id", "token_id"], keep="last").reset_index(drop=True)
@@ -149,10 +161,10 @@ def _checked(out: pd.DataFrame) -> pd.DataFrame:
     for name in _NUMBERS:
         out[name] = pd.to_numeric(out[name], errors="coerce").astype(float)
         value = out[name].to_numpy()
-        low_ok = value >= 0 if name == "taker_fee" else value > 0
+        low, high = (0.0, 1.0) if name == "taker_fee" else (1 / _LARGEST, _LARGEST)
         optional = np.isnan(value) if name in ("tick_size", "lot_size") else np.zeros(len(out), dtype=bool)
-        rule = "be >= 0 and finite" if name == "taker_fee" else "be > 0 and finite"
-        note(~(optional | (low_ok & np.isfinite(value))), f"{name} must {rule}, got " + out[name].astype(str))
+        within = (value >= low) & (value <= high)
+        note(~(optional | within), f"{name} must lie from {low:g} to {high:g}, got " + out[name].astype(str))
     inverse = out["inverse"].astype("boolean").fillna(False).to_numpy(dtype=bool)
     note(inverse, "inverse contract: its size is no amount of the underlying, so price times size is no notional")
     out["inverse"] = inverse

@@ -19,7 +19,6 @@ BUCKET_MINUTES = 5
 """Length of the buckets. [minutes]"""
 
 _LONGEST_IN_LIST = 8_000  # characters; an /exp query is a URL, and 30,000 close the connection
-_LARGEST_DOUBLE = "1.7976931348623157e308"
 
 
 class SourceError(Exception):
@@ -33,37 +32,26 @@ class Fingerprint:
     n_trades: int
     first_trade: datetime | None
     last_trade: datetime | None
-    size: float
-    notional: float
+    size: int
+    notional: int
     n_snapshots: int
     first_snapshot: datetime | None
     last_snapshot: datetime | None
-    bids: float
-    asks: float
+    bids: int
+    asks: int
 
     def text(self) -> str:
-        """Canonical text. Sums keep 9 digits: a server adds in parallel, and the last bits of a sum vary."""
+        """Canonical text."""
         stamps = (self.first_trade, self.last_trade, self.first_snapshot, self.last_snapshot)
-        sums = (self.size, self.notional, self.bids, self.asks)
-        parts = [str(self.n_trades), str(self.n_snapshots)]
-        parts += ["-" if s is None else s.isoformat() for s in stamps]
-        return "|".join(parts + [f"{s:.9g}" for s in sums])
+        sums = (self.n_trades, self.n_snapshots, self.size, self.notional, self.bids, self.asks)
+        return "|".join([*("-" if s is None else s.isoformat() for s in stamps), *(str(n) for n in sums)])
 
 
 @dataclass(frozen=True)
 class MarketSlice:
-    """Which markets a query is about: all of them, a list, or a range of ids in the server's order."""
+    """Which markets a query is about: all, or these (where their list is too long, those between them as well)."""
 
-    listed: tuple[str, ...] | None = None
-    first: str | None = None
-    last: str | None = None
-
-    @staticmethod
-    def of(markets: list[str]) -> MarketSlice:
-        """A slice of exactly these where the list fits a query, else the range that spans them (in the given order)."""
-        if sum(len(quote(m)) + 1 for m in markets) <= _LONGEST_IN_LIST:
-            return MarketSlice(listed=tuple(markets))
-        return MarketSlice(first=markets[0], last=markets[-1])
+    markets: tuple[str, ...] | None = None
 
 
 ALL_MARKETS = MarketSlice()
@@ -96,7 +84,8 @@ class Source:
         table, theirs = schema.SOURCE_TABLES[name], self._table[name]
         found = self._types(name)
         if not found:
-            return [f"table {theirs} is missing: create it, or name yours in TRIBUTARY_SOURCE_TABLES__{name.upper()}__TABLE"]
+            setting = f"TRIBUTARY_SOURCE_TABLES__{name.upper()}__TABLE"
+            return [f"table {theirs} is missing: create it, or name yours in {setting}"]
         problems = []
         for column in table.columns:
             actual = self._column[name][column.name]
@@ -114,8 +103,9 @@ class Source:
 
     def newest_trade(self, before: datetime) -> datetime | None:
         """Stamp of the newest trade before an instant."""
-        t = self._column["trades"]["timestamp"]
-        sql = f"SELECT {t} FROM {self._table['trades']} WHERE {t} < %s ORDER BY {t} DESC LIMIT 1"
+        c = self._names("trades")
+        t = c["timestamp"]
+        sql = f"SELECT {t} FROM {c['']} WHERE {t} < %s ORDER BY {t} DESC LIMIT 1"
         rows = self._db.rows(sql, (before,))
         return _utc(rows[0][0]) if rows else None
 
@@ -123,48 +113,48 @@ class Source:
         """Stamp of the oldest row of either tick table."""
         stamps: list[tuple[datetime]] = []
         for name in ("trades", "orderbook_snapshots"):
-            t = self._column[name]["timestamp"]
+            c = self._names(name)
+            t = c["timestamp"]
             # Not min(t): an empty table answers that with no row at all.
-            stamps += self._db.rows(f"SELECT {t} FROM {self._table[name]} ORDER BY {t} LIMIT 1")
+            stamps += self._db.rows(f"SELECT {t} FROM {c['']} ORDER BY {t} LIMIT 1")
         return min((stamp for (first,) in stamps if (stamp := _utc(first)) is not None), default=None)
 
     def rows_from(self, instant: datetime) -> int:
         """Rows of both tick tables stamped at or after an instant."""
         n = 0
         for name in ("trades", "orderbook_snapshots"):
-            t = self._column[name]["timestamp"]
-            n += self._db.rows(f"SELECT count() FROM {self._table[name]} WHERE {t} >= %s", (instant,))[0][0]
+            c = self._names(name)
+            n += self._db.rows(f"SELECT count() FROM {c['']} WHERE {c['timestamp']} >= %s", (instant,))[0][0]
         return n
 
     def fingerprints(self, first: date, last: date) -> dict[date, Fingerprint]:
         """The fingerprint of every UTC date that has rows, in two queries for all of them."""
-        trades, books = self._names("trades"), self._names("orderbook_snapshots")
         start, end = _midnight(first), _midnight(last) + timedelta(days=1)
-        by_day: dict[date, list[object]] = {}
+        n, by_day = self._number, dict[date, list[object]]()
         queries = (
-            (trades, f"sum({trades['size']}), sum({trades['price']} * {trades['size']})"),
-            (books, f"sum({books['best_bid']}), sum({books['best_ask']})"),
+            ("trades", (n("trades", "size"), f"{n('trades', 'price')} * {n('trades', 'size')}")),
+            ("orderbook_snapshots", (n("orderbook_snapshots", "best_bid"), n("orderbook_snapshots", "best_ask"))),
         )
-        for place, (names, sums) in enumerate(queries):
-            t = names["timestamp"]
+        for place, (name, values) in enumerate(queries):
+            c = self._names(name)
+            t = c["timestamp"]
             sql = (
-                f"SELECT {t}, count(), min({t}), max({t}), {sums} FROM {names['']} "
+                f"SELECT {t}, count(), min({t}), max({t}), {', '.join(_exact_sum(v) for v in values)} FROM {c['']} "
                 f"WHERE {t} >= %s AND {t} < %s SAMPLE BY 1d ALIGN TO CALENDAR"
             )
-            for stamp, *values in self._db.rows(sql, (start, end)):
-                row = by_day.setdefault(stamp.date(), [0, None, None, 0.0, 0.0] * 2)
-                n, low, high, a, b = values
-                row[5 * place : 5 * place + 5] = [n, _utc(low), _utc(high), a or 0.0, b or 0.0]
+            for stamp, count, low, high, a, b in self._db.rows(sql, (start, end)):
+                row = by_day.setdefault(stamp.date(), [0, None, None, 0, 0] * 2)
+                row[5 * place : 5 * place + 5] = [count, _utc(low), _utc(high), a or 0, b or 0]
         return {day: Fingerprint(*row) for day, row in by_day.items()}  # type: ignore[arg-type]
 
     # --- one session -----------------------------------------------------------------------------------------
 
     def trade_counts(self, start: datetime, end: datetime) -> pa.Table:
-        """Trades by instrument: market_id, token_id, n, n_bad (price or size null, NaN, infinite, zero or negative)."""
-        c = self._names("trades")
+        """Trades by instrument: market_id, token_id, n, n_bad (no usable price or size)."""
+        c, p, s = self._names("trades"), self._number("trades", "price"), self._number("trades", "size")
         return self._db.query(
             f"SELECT {c['market_id']} AS market_id, {c['token_id']} AS token_id, count() AS n, "
-            f"sum(CASE WHEN {_usable(c['price'])} AND {_usable(c['size'])} THEN 0 ELSE 1 END) AS n_bad "
+            f"sum(CASE WHEN {_usable(p)} AND {_usable(s)} THEN 0 ELSE 1 END) AS n_bad "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)}"
         )
 
@@ -179,7 +169,7 @@ class Source:
     def trade_buckets(self, start: datetime, end: datetime, markets: MarketSlice = ALL_MARKETS) -> pa.Table:
         """Usable trades by instrument and 5-minute bucket: counts, volumes and prices."""
         c = self._names("trades")
-        p, s, side = c["price"], c["size"], c["side"]
+        p, s, side = self._number("trades", "price"), self._number("trades", "size"), c["side"]
         t = _microseconds(c["timestamp"], self._type_of("trades", "timestamp"))
         return self._db.query(
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {t}) AS bucket, "
@@ -194,35 +184,45 @@ class Source:
         )
 
     def book_buckets(
-        self, start: datetime, end: datetime, *, probability: bool, quote_cap_s: float, markets: MarketSlice = ALL_MARKETS
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        probability: bool,
+        quote_cap_s: float,
+        markets: MarketSlice = ALL_MARKETS,
     ) -> pa.Table:
         """Looks at the book by instrument and 5-minute bucket: how many had both sides, their spreads and mids.
 
-        A side is there when its price is a positive number; an ask of 1 of a probability means that there is none.
-        A look stands until the instrument's next one, the session's end or `quote_cap_s`, whichever is first.
+        A side is there when its price is a number from 1e-60 to 1e60; an ask of 1 of a probability means that there is
+        none. A look stands until the instrument's next one, the session's end or `quote_cap_s`, whichever is first.
         """
         c = self._names("orderbook_snapshots")
         kind = self._type_of("orderbook_snapshots", "timestamp")
-        t, t_next = _microseconds(c["timestamp"], kind), _microseconds("next", kind)
+        t, t_next = _microseconds(c["timestamp"], kind), _microseconds("next_look", kind)
         has_ask = _usable("ask") + (" AND ask < 1.0" if probability else "")
         has_bid = _usable("bid")
         both = f"{has_bid} AND {has_ask}"
-        two = f"{both} AND ask > bid"
+        above = "sign(ask - bid)"  # `ask > bid` would take a spread below 1e-10 for none
+        two = f"{both} AND {above} > 0"
         mid = "(bid + ask) / 2"
         cap = int(quote_cap_s * 1e6)
         return self._db.query(
             # The window function stands alone in its level: inside an expression, or beside a renamed timestamp, the
             # server no longer finds its columns.
-            f"WITH raw AS (SELECT {c['timestamp']}, {c['market_id']}, {c['token_id']}, {c['best_bid']}, {c['best_ask']}, "
-            f"lead({c['timestamp']}) OVER (PARTITION BY {c['market_id']}, {c['token_id']} ORDER BY {c['timestamp']}) AS next "
+            f"WITH raw AS (SELECT {c['timestamp']}, {c['market_id']}, {c['token_id']}, {c['best_bid']}, "
+            f"{c['best_ask']}, lead({c['timestamp']}) OVER "
+            f"(PARTITION BY {c['market_id']}, {c['token_id']} ORDER BY {c['timestamp']}) AS next_look "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)}{self._only('orderbook_snapshots', markets)}), "
             f"looks AS (SELECT {t} AS at, {c['market_id']} AS market_id, {c['token_id']} AS token_id, "
-            f"{c['best_bid']} AS bid, {c['best_ask']} AS ask, "
+            f"{self._number('orderbook_snapshots', 'best_bid')} AS bid, "
+            f"{self._number('orderbook_snapshots', 'best_ask')} AS ask, "
             f"datediff('u', {t}, coalesce({t_next}, {timestamp_literal(end)}::timestamp)) AS gap FROM raw) "
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', at) AS bucket, market_id, token_id, count() AS n, "
             f"sum(CASE WHEN {two} THEN 1 ELSE 0 END) AS n_two_sided, "
-            f"sum(CASE WHEN {both} AND ask <= bid THEN 1 ELSE 0 END) AS n_crossed, "
-            f"sum(CASE WHEN {has_bid} THEN 1 ELSE 0 END) AS n_bid, sum(CASE WHEN {has_ask} THEN 1 ELSE 0 END) AS n_ask, "
+            f"sum(CASE WHEN {both} AND {above} <= 0 THEN 1 ELSE 0 END) AS n_crossed, "
+            f"sum(CASE WHEN {has_bid} THEN 1 ELSE 0 END) AS n_bid, "
+            f"sum(CASE WHEN {has_ask} THEN 1 ELSE 0 END) AS n_ask, "
             f"sum(CASE WHEN {two} THEN least(gap, {cap}L) ELSE 0L END) AS quoted_us, "
             f"sum(CASE WHEN {two} THEN (ask - bid) * least(gap, {cap}L) ELSE 0.0 END) AS spread_us, "
             f"sum(CASE WHEN {two} THEN ask - bid ELSE 0.0 END) AS spread_sum, "
@@ -231,11 +231,6 @@ class Source:
             f"max(CASE WHEN {two} THEN at END) AS last_mid_at, min(at) AS first_at, max(at) AS last_at "
             f"FROM looks"
         )
-
-    def in_server_order(self, markets: list[str], name: str = "trades") -> list[str]:
-        """Market ids in the order in which the server compares them (UTF-16 for SYMBOL, UTF-8 for VARCHAR)."""
-        kind = self._type_of(name, "market_id")
-        return sorted(markets, key=lambda m: m.encode("utf-8" if kind == "VARCHAR" else "utf-16-be", "surrogatepass"))
 
     # --- reference data --------------------------------------------------------------------------------------
 
@@ -247,13 +242,13 @@ class Source:
         problems = self.problems("markets")
         if problems:
             raise SourceError("; ".join(problems))
-        names = self._column["markets"]
+        names, theirs = self._names("markets"), self._column["markets"]
         chosen = [
-            f"{names[c.name]}::timestamp AS {c.name}" if c.types == ("TIMESTAMP", "TIMESTAMP_NS") else f"{names[c.name]} AS {c.name}"
+            f"{names[c.name]}{'::timestamp' if 'TIMESTAMP' in c.types else ''} AS {c.name}"
             for c in schema.MARKETS.columns
-            if names[c.name] in found
+            if theirs[c.name] in found
         ]
-        return self._db.query(f"SELECT {', '.join(chosen)} FROM {self._table['markets']}")
+        return self._db.query(f"SELECT {', '.join(chosen)} FROM {names['']}")
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -266,21 +261,42 @@ class Source:
         return self._types(name)[self._column[name][column]]
 
     def _names(self, name: str) -> dict[str, str]:
-        self._types(name)
-        return {**self._column[name], "": self._table[name]}
+        """Columns as they stand in SQL, and under the empty name the table itself."""
+        return {ours: _identifier(theirs) for ours, theirs in {**self._column[name], "": self._table[name]}.items()}
+
+    def _number(self, name: str, column: str) -> str:
+        # INT times INT overflows, half of an INT is an INT, and a FLOAT sums as one.
+        return self._names(name)[column] + ("" if self._type_of(name, column) == "DOUBLE" else "::double")
 
     def _only(self, name: str, markets: MarketSlice) -> str:
-        column = self._column[name]["market_id"]
-        if markets.listed is not None:
-            return f" AND {column} IN ({', '.join(quote(m) for m in markets.listed)})"
-        if markets.first is not None and markets.last is not None:
-            return f" AND {column} >= {quote(markets.first)} AND {column} <= {quote(markets.last)}"
-        return ""
+        if markets.markets is None:
+            return ""
+        column, ids = self._names(name)["market_id"], [quote(m) for m in markets.markets]
+        if sum(len(i) + 2 for i in ids) <= _LONGEST_IN_LIST:
+            return f" AND {column} IN ({', '.join(ids)})"
+        # By code points, as Python does, is how the server compares with a literal; it orders SYMBOLs by UTF-16.
+        return f" AND {column} >= {quote(min(markets.markets))} AND {column} <= {quote(max(markets.markets))}"
+
+
+def _identifier(name: str) -> str:
+    if not name or '"' in name:
+        raise SourceError(f"names of source tables and columns must hold no double quote, got {name!r}")
+    return f'"{name}"'
 
 
 def _usable(column: str) -> str:
-    # Not NOT(...): the server calls neither `NULL > 0` nor its negation true. The upper bound keeps infinities out.
-    return f"{column} > 0 AND {column} <= {_LARGEST_DOUBLE}"
+    # From 1e-60 to 1e60: fourth powers and their sums stay numbers. Scaled, because the server takes doubles less than
+    # 1e-10 apart for equal; and never NOT(...), because it calls neither `NULL > 0` nor its negation true.
+    return f"{column} * 1e70 >= 1e10 AND {column} <= 1e60"
+
+
+def _exact_sum(value: str) -> str:
+    # As whole numbers, scaled by size and wrapping around: a server adds doubles in an order of its own, and in a day's
+    # sum of doubles the change of one small row is lost.
+    return (
+        f"sum(CASE WHEN abs({value}) < 9 THEN ({value} * 1e18)::long "
+        f"WHEN abs({value}) < 9e9 THEN ({value} * 1e9)::long ELSE ({value})::long END)"
+    )
 
 
 def _within(column: str, start: datetime, end: datetime) -> str:

@@ -25,9 +25,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        market_id, token_id and the statistics that `ac_parameters` names (units there), and `days_since_newest`: trading
-        days between the newest source row and `as_of`. What cannot be measured is NaN. It does not depend on which other
-        markets there are.
+        market_id, token_id and the statistics that `ac_parameters` names (units there), and `days_since_newest`:
+        trading days between the newest source row and `as_of`. What cannot be measured is NaN. It does not depend on
+        which other markets there are.
     """
     first = _starts(rows)
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
@@ -52,7 +52,11 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     spread_of_days += np.maximum(n_days - n_rows, 0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     variance, n_quoted, quarticity, overnight = _mid_moves(rows, group, len(first), window)
-    n_trades, n_bars, n_traded_days = total("n_trades"), total("n_trade_bars"), _days_with(rows, "n_trades", group, len(first))
+    n_trades, n_bars, n_traded_days = (
+        total("n_trades"),
+        total("n_trade_bars"),
+        _days_with(rows, "n_trades", group, len(first)),
+    )
 
     last_trade, last_snapshot = newest("last_trade_at"), newest("last_snapshot_at")
     seen = ((rows["n_trades"] > 0) | (rows["n_bad_trades"] > 0) | (rows["n_snapshots"] > 0)).to_numpy()
@@ -171,7 +175,7 @@ def _days_with(rows: pd.DataFrame, name: str, group: np.ndarray, n: int) -> np.n
 
 def _plain(values: pd.Series) -> np.ndarray:
     """Numbers as floats, times as datetime64[us] in UTC."""
-    return values.to_numpy(dtype="datetime64[us]" if values.dtype.kind == "M" else float)
+    return np.asarray(values.to_numpy(dtype="datetime64[us]" if values.dtype.kind == "M" else float))
 
 
 def _newest(values: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:

@@ -1,0 +1,133 @@
+"""Every column of `ac_market_days` once more, from raw ticks, one instrument at a time, in plain pandas.
+
+Written from `schema.py` and mathematics.md §5, not from the code under test: no bucket of the server is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+IMPACT_MINUTES = (5, 15, 30, 60)
+
+
+def raw_market_day(
+    trades: pd.DataFrame,
+    books: pd.DataFrame,
+    start: pd.Timestamp,
+    end: pd.Timestamp,
+    *,
+    zone: str = "UTC",
+    probability: bool = False,
+    quote_cap_s: float = 600.0,
+) -> dict[str, Any]:
+    """One instrument's row, bookkeeping aside, from its ticks of any time in the order of the source."""
+    trades = trades[(trades["timestamp"] >= start) & (trades["timestamp"] < end)]
+    books = books[(books["timestamp"] >= start) & (books["timestamp"] < end)]
+    p, s = trades["price"], trades["size"]
+    good = trades[(p > 0) & (s > 0) & np.isfinite(p) & np.isfinite(s)].sort_values("timestamp", kind="stable")
+    n_buckets = int(np.ceil((end - start.floor("5min")) / pd.Timedelta(minutes=5)))
+    row: dict[str, Any] = {
+        "session_start": start,
+        "session_end": end,
+        "n_bad_trades": len(trades) - len(good),
+        "n_buckets": n_buckets,
+    }
+    row |= _trades(good, zone)
+    row |= _books(books.sort_values("timestamp", kind="stable"), end, zone, probability, quote_cap_s)
+    mids = row.pop("mids")
+    row |= _impact(good, mids, start, end)
+    return row
+
+
+def _by_hour(values: pd.Series, stamps: pd.Series, zone: str) -> np.ndarray:
+    out = np.zeros(24)
+    for hour, value in zip(stamps.dt.tz_convert(zone).dt.hour, values, strict=True):
+        out[hour] += value
+    return out
+
+
+def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
+    p, s = t["price"], t["size"]
+    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last"])
+    o, h, low, c = (bars[name].to_numpy() for name in ("first", "max", "min", "last"))
+    u, d, q = h - o, low - o, c - o
+    stamps = t["timestamp"]
+    return {
+        "n_trades": len(t),
+        "volume": s.sum(),
+        "notional": (p * s).sum(),
+        "buy_volume": s[t["side"] == "buy"].sum(),
+        "sell_volume": s[t["side"] == "sell"].sum(),
+        "n_signed": int(t["side"].isin(["buy", "sell"]).sum()),
+        "size_squared": (s**2).sum(),
+        "first_trade_at": stamps.min(),
+        "last_trade_at": stamps.max(),
+        "open_price": p.iloc[0] if len(t) else np.nan,
+        "high_price": p.max(),
+        "low_price": p.min(),
+        "close_price": p.iloc[-1] if len(t) else np.nan,
+        "active_hours": stamps.dt.tz_convert(zone).dt.hour.nunique(),
+        "volume_by_hour": _by_hour(s, stamps, zone),
+        "n_trade_bars": len(bars),
+        "parkinson_variance": ((h - low) ** 2).sum() / (4 * np.log(2)),
+        "garman_klass_variance": (0.511 * (u - d) ** 2 - 0.019 * (q * (u + d) - 2 * u * d) - 0.383 * q**2).sum(),
+        "rogers_satchell_variance": (u * (u - q) + d * (d - q)).sum(),
+        "trade_variance": (np.diff(c) ** 2).sum(),
+    }
+
+
+def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap_s: float) -> dict[str, Any]:
+    bid, ask = b["best_bid"], b["best_ask"]
+    has_bid = (bid > 0) & np.isfinite(bid)
+    has_ask = (ask > 0) & np.isfinite(ask)
+    if probability:
+        has_ask &= ask < 1
+    both = has_bid & has_ask
+    two = both & (ask > bid)
+    stands = (b["timestamp"].shift(-1).fillna(end) - b["timestamp"]).dt.total_seconds().clip(upper=cap_s)
+    quoted = b[two]
+    mid = (quoted["best_bid"] + quoted["best_ask"]) / 2
+    mids = mid.groupby(quoted["timestamp"].dt.floor("5min")).last()
+    moves = np.diff(mids.to_numpy())
+    return {
+        "n_snapshots": len(b),
+        "n_two_sided": int(two.sum()),
+        "n_one_sided": int((has_bid ^ has_ask).sum()),
+        "n_crossed": int((both & (ask <= bid)).sum()),
+        "n_empty": int((~has_bid & ~has_ask).sum()),
+        "first_snapshot_at": b["timestamp"].min(),
+        "last_snapshot_at": b["timestamp"].max(),
+        "quoted_seconds": stands[two].sum(),
+        "spread_seconds": ((ask - bid)[two] * stands[two]).sum(),
+        "spread_sum": (ask - bid)[two].sum(),
+        "mid_sum": mid.sum(),
+        "first_mid": mids.iloc[0] if len(mids) else np.nan,
+        "last_mid": mid.iloc[-1] if len(mid) else np.nan,
+        "last_mid_at": quoted["timestamp"].max(),
+        "n_mid_buckets": len(mids),
+        "realised_variance": (moves**2).sum(),
+        "bipower_variance": np.pi / 2 * (np.abs(moves[1:]) * np.abs(moves[:-1])).sum(),
+        "realised_quarticity": (moves**4).sum(),
+        "variance_by_hour": _by_hour(pd.Series(moves**2), pd.Series(mids.index[1:]), zone),
+        "mids": mid.set_axis(quoted["timestamp"]),
+    }
+
+
+def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp) -> dict[str, Any]:
+    signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
+    out: dict[str, Any] = {}
+    for minutes in IMPACT_MINUTES:
+        length = f"{minutes}min"
+        grid = pd.date_range(start.floor(length), end - pd.Timedelta(1, "us"), freq=length)
+        q = signed.groupby(t["timestamp"].dt.floor(length)).sum().reindex(grid, fill_value=0.0)
+        last = mids.groupby(mids.index.floor(length)).last().reindex(grid) if len(mids) else pd.Series(np.nan, grid)
+        r = last.diff()
+        q, r = q[r.notna()].to_numpy(), r[r.notna()].to_numpy()
+        terms = (q**0, q, r, q * q, q * r, r * r, q * q * r * r, q**3 * r, q**4, q**3, q * q * r, q * r * r)
+        out[f"impact_{minutes}m"] = (
+            np.array([x.sum() for x in terms]) if t["side"].isin(["buy", "sell"]).any() else None
+        )
+    return out
