@@ -131,6 +131,9 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
             rows[name] = default
         elif name not in ("resolution_time", "complement_token_id", "tick_size", "lot_size"):
             rows[name] = rows[name].where(rows[name].notna(), default)
+    for name in _NUMBERS:  # what is no number becomes NaN, which `_checked` names where the column needs one
+        rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(float)
+    rows["inverse"] = rows["inverse"].astype("boolean").astype(bool)
     rows["token_id"] = rows["token_id"].fillna("").astype(str)
     rows["resolution_time"] = pd.to_datetime(rows["resolution_time"], utc=True).astype("datetime64[us, UTC]")
     if "updated_at" in rows:
@@ -164,7 +167,9 @@ def _checked(out: pd.DataFrame) -> pd.DataFrame:
         low, high = (0.0, 1.0) if name == "taker_fee" else (1 / _LARGEST, _LARGEST)
         optional = np.isnan(value) if name in ("tick_size", "lot_size") else np.zeros(len(out), dtype=bool)
         within = (value >= low) & (value <= high)
-        note(~(optional | within), f"{name} must lie from {low:g} to {high:g}, got " + out[name].astype(str))
+        note(
+            ~(optional | within), f"{name} must lie from {low:g} to {high:g}, got " + out[name].astype(object).map(str)
+        )
     inverse = out["inverse"].astype("boolean").fillna(False).to_numpy(dtype=bool)
     note(inverse, "inverse contract: its size is no amount of the underlying, so price times size is no notional")
     out["inverse"] = inverse

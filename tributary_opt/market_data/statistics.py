@@ -34,7 +34,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     last = np.append(first[1:], len(rows)) - 1 if len(rows) else first
 
     def total(name: str) -> np.ndarray:
-        return np.bincount(group, weights=rows[name].to_numpy(dtype=float), minlength=len(first))
+        return _sums(group, rows[name].to_numpy(dtype=float), len(first))
 
     def count(name: str) -> np.ndarray:
         return total(name).astype(np.int64)
@@ -47,7 +47,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     volume = rows["volume"].to_numpy(dtype=float)
     adv = total("volume") / np.maximum(n_days, 1)
     # Days without a row are days without a trade: they count in the variance as in the mean.
-    spread_of_days = np.bincount(group, weights=(volume - adv[group]) ** 2, minlength=len(first))
+    spread_of_days = _sums(group, (volume - adv[group]) ** 2, len(first))
     n_rows = np.bincount(group, minlength=len(first))
     spread_of_days += np.maximum(n_days - n_rows, 0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
@@ -106,6 +106,11 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
         )
 
 
+def _sums(group: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Sum by group, always as doubles: bincount of nothing gives integers, whatever its weights."""
+    return np.bincount(group, weights=values, minlength=n).astype(float, copy=False)
+
+
 def _starts(rows: pd.DataFrame) -> np.ndarray:
     """Place of each market's first row."""
     if not len(rows):
@@ -121,22 +126,22 @@ def _mid_moves(
     rv = rows["realised_variance"].to_numpy(dtype=float)
     rq = rows["realised_quarticity"].to_numpy(dtype=float)
     quoted = rows["n_mid_buckets"].to_numpy() > 1
-    variance = np.bincount(group, weights=np.where(quoted, rv, 0.0), minlength=n)
-    quarticity = np.bincount(group, weights=np.where(quoted, rq, 0.0), minlength=n)
-    n_quoted = np.bincount(group, weights=quoted, minlength=n)
+    variance = _sums(group, np.where(quoted, rv, 0.0), n)
+    quarticity = _sums(group, np.where(quoted, rq, 0.0), n)
+    n_quoted = _sums(group, quoted, n)
 
     # From the last mid of a trading day to the first of the next, where neither day is missing in between.
     gap = rows["first_mid"].to_numpy(dtype=float)[1:] - rows["last_mid"].to_numpy(dtype=float)[:-1]
     place = _place_in_window(rows, window)
     neighbours = (group[1:] == group[:-1]) & (np.diff(place) == 1) & np.isfinite(gap)
     squared = np.where(neighbours, gap, 0.0) ** 2
-    between = np.bincount(group[1:], weights=squared, minlength=n)
-    n_gaps = np.bincount(group[1:], weights=neighbours, minlength=n)
+    between = _sums(group[1:], squared, n)
+    n_gaps = _sums(group[1:], neighbours, n)
 
     # Around the clock there is no night: the move into a day's first bucket is one more 5-minute move of the session.
     always = (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:] & quoted[1:]
-    variance += np.bincount(group[1:], weights=np.where(always, squared, 0.0), minlength=n)
-    quarticity += np.bincount(group[1:], weights=np.where(always, squared**2, 0.0), minlength=n)
+    variance += _sums(group[1:], np.where(always, squared, 0.0), n)
+    quarticity += _sums(group[1:], np.where(always, squared**2, 0.0), n)
     with np.errstate(divide="ignore", invalid="ignore"):
         return variance, n_quoted, quarticity, np.sqrt(between / n_gaps)
 
@@ -165,12 +170,12 @@ def _days_since(newest: np.ndarray, calendar: np.ndarray, window: Window) -> np.
 
 def _session_buckets(rows: pd.DataFrame, group: np.ndarray, n: int, n_days: np.ndarray) -> np.ndarray:
     """5-minute buckets in the window: a day without a row is as long as the market's other days."""
-    buckets = np.bincount(group, weights=rows["n_buckets"].to_numpy(dtype=float), minlength=n)
-    return buckets / np.maximum(np.bincount(group, minlength=n), 1) * n_days
+    buckets = _sums(group, rows["n_buckets"].to_numpy(dtype=float), n)
+    return np.asarray(buckets / np.maximum(np.bincount(group, minlength=n), 1) * n_days)
 
 
 def _days_with(rows: pd.DataFrame, name: str, group: np.ndarray, n: int) -> np.ndarray:
-    return np.bincount(group, weights=rows[name].to_numpy() > 0, minlength=n)
+    return _sums(group, rows[name].to_numpy() > 0, n)
 
 
 def _plain(values: pd.Series) -> np.ndarray:
@@ -191,7 +196,7 @@ def _profile(arrays: pd.Series, group: np.ndarray, n: int) -> list[np.ndarray | 
     if not len(arrays):
         return []
     hours = np.stack([np.zeros(24) if a is None else a for a in arrays])
-    sums = np.stack([np.bincount(group, weights=hours[:, h], minlength=n) for h in range(24)], axis=1)
+    sums = np.stack([_sums(group, hours[:, h], n) for h in range(24)], axis=1)
     totals = sums.sum(axis=1, keepdims=True)
     shares = sums / np.where(totals > 0, totals, 1.0)
     return [share if has else None for share, has in zip(shares, totals[:, 0] > 0, strict=True)]
