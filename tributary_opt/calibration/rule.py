@@ -1,7 +1,8 @@
 """The 1 % / 10 % rule for every market at once, and the refusals that go before it.
 
 Almgren & Chriss (2001, §3.4): trading 1 % of the daily volume a day costs one spread more, selling 10 % of it moves
-the price by one spread. A market that cannot be calibrated keeps its row, its evidence and a reason; it gets no parameters.
+the price by one spread. A market that cannot be calibrated keeps its row, its evidence and a reason, but has no
+parameters.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def calibrate(
     Returns
     -------
     DataFrame
-        The columns of `ac_parameters` less as_of and run_id, one row for each of `statistics`. A refused row has a reason
-        of `schema.PARAMETER_REASONS` and no eta, gamma, epsilon. A row depends on nothing but its own market.
+        The columns of `ac_parameters` less as_of and run_id, one row for each of `statistics`. A refused row has a
+        reason of `schema.PARAMETER_REASONS` and no eta, gamma, epsilon. A row depends on nothing but its own market.
     """
     out = statistics.drop(columns=["days_since_newest"])
     for name in _FROM_REFERENCE:
@@ -51,16 +52,16 @@ def calibrate(
     reasons.note("bad_source_rows", ~usable, beyond)
 
     ok = reasons.reason == ""
-    out["status"] = np.where(ok, OK, REFUSED)
-    out["reason"] = np.where(ok, None, reasons.reason)
-    out["detail"] = np.where(ok, None, reasons.detail)
+    out["status"] = _either(ok, OK, REFUSED)
+    out["reason"] = _either(ok, None, reasons.reason)
+    out["detail"] = _either(ok, None, reasons.detail)
     out["eta"] = np.where(ok, impact.eta, np.nan)
     out["gamma"] = np.where(ok, impact.gamma, np.nan)
     out["epsilon"] = np.where(ok, epsilon, np.nan)
     out["reference_rate"] = np.where(ok, impact.reference_rate, np.nan)
-    out["method"] = np.where(ok, "rule", None)
-    out["spread_source"] = np.where(np.isfinite(out["spread"]), "time_weighted_quoted", None)
-    out["sigma_source"] = np.where(np.isfinite(out["sigma"]), "realised_mid", None)
+    out["method"] = _either(ok, "rule", None)
+    out["spread_source"] = _either(np.isfinite(out["spread"].to_numpy()), "time_weighted_quoted", None)
+    out["sigma_source"] = _either(np.isfinite(out["sigma"].to_numpy()), "realised_mid", None)
     columns = [name for name in schema.PARAMETERS.names if name not in ("as_of", "run_id")]
     return out[columns]
 
@@ -118,7 +119,9 @@ def _refusals(
         _text("newest row ", s["days_since_newest"], f" trading days before as_of, more than {rules.stale_after_days}"),
     )
     reasons.note(
-        "too_few_trades", n_trades < rules.min_trades, _text("", s["n_trades"], f" trades, fewer than {rules.min_trades}")
+        "too_few_trades",
+        n_trades < rules.min_trades,
+        _text("", s["n_trades"], f" trades, fewer than {rules.min_trades}"),
     )
     reasons.note(
         "too_few_hours",
@@ -129,7 +132,7 @@ def _refusals(
     reasons.note(
         "no_two_sided_book",
         ~(np.isfinite(price) & np.isfinite(spread)),
-        _text("none of ", s["n_snapshots"], " looks at the book had both sides"),
+        _text("of ", s["n_snapshots"], " looks at the book none had both sides for any time"),
     )
 
     probability = (reference["kind"] == "probability").to_numpy()
@@ -154,6 +157,14 @@ def _refusals(
         _text("the mid never moved in ", s["n_days_quoted"], " days with a book"),
     )
     return reasons
+
+
+def _either(holds: np.ndarray, this: object, that: object) -> np.ndarray:
+    """`np.where` of texts and None."""
+    out = np.empty(len(holds), dtype=object)
+    out[:] = that
+    out[holds] = this
+    return out
 
 
 def _text(*parts: str | pd.Series) -> pd.Series:
