@@ -271,7 +271,7 @@ class QuestDB:
         shape = _shape_of(table) if isinstance(table, schema.Table) else table
         if isinstance(shape, str):
             shape = self.describe(shape)
-        _check_frame(shape, frame, exact=isinstance(table, schema.Table))
+        check_frame(shape, frame, exact=isinstance(table, schema.Table))
         if frame.empty:
             return 0
         # The client cannot tell the type of a column that is null throughout; absent means null as well.
@@ -334,7 +334,7 @@ class QuestDB:
                     f"(transaction {written} of {target})"
                 )
             time.sleep(pause)
-            pause = min(2 * pause, 0.1)
+            pause = min(2 * pause, 0.02)
         try:
             self.rows(f"SELECT wait_wal_table({quote(table)})")
         except QuestDBQueryError as error:
@@ -723,7 +723,16 @@ def _differences(table: schema.Table, found: TableShape) -> list[str]:
     return wrong
 
 
-def _check_frame(shape: TableShape, frame: pd.DataFrame, exact: bool) -> None:
+def check_frame(shape: TableShape, frame: pd.DataFrame, exact: bool = False) -> None:
+    """Refuse a frame that the server would refuse, or keep wrongly.
+
+    With `exact` it must have every column of the table, otherwise the timestamp and the keys.
+
+    Raises
+    ------
+    ValueError
+        Naming the column, the rule and the value.
+    """
     names = list(frame.columns)
     if len(set(names)) != len(names):
         raise ValueError(f"columns of a frame for {shape.name} must be distinct, got {names}")
@@ -756,13 +765,13 @@ def _wrong_with(kind: str, values: pd.Series, designated: bool) -> str | None:
     if kind == "SYMBOL":
         if not isinstance(dtype, pd.CategoricalDtype):
             return f"be a Categorical, is {dtype}: use .astype('category')"
-        return _wrong_text(
-            pd.Series(dtype.categories[np.unique(values.cat.codes[values.notna()])], dtype=object), symbol=True
-        )
+        used = dtype.categories[np.unique(values.cat.codes[values.notna()])]
+        return _wrong_text(pd.Series(used, dtype=object), symbol=True)
     if kind in _TEXT:
-        return _wrong_text(
-            pd.Series(dtype.categories) if isinstance(dtype, pd.CategoricalDtype) else values, symbol=False
-        )
+        if isinstance(dtype, pd.CategoricalDtype):
+            values = pd.Series(dtype.categories)
+        # A column of pandas' own string type holds texts and nothing else; to look at each costs more than to send it.
+        return None if isinstance(values.dtype, pd.StringDtype) else _wrong_text(values, symbol=False)
     if kind in ("DOUBLE", "FLOAT"):
         if dtype != np.float64 and not (kind == "FLOAT" and dtype == np.float32):
             return f"be float64, is {dtype}"
@@ -785,22 +794,15 @@ def _wrong_with(kind: str, values: pd.Series, designated: bool) -> str | None:
 
 
 def _wrong_text(values: pd.Series, symbol: bool) -> str | None:
-    present = values[values.notna()]
-    strange = next((value for value in present if not isinstance(value, str)), None)
-    if strange is not None:
-        return f"hold texts, holds {strange!r}"
-    joined = "".join(present)
+    if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
+        return f"hold texts, holds {next(v for v in values.dropna() if not isinstance(v, str))!r}"
+    present = values[values.notna()].tolist()
     try:
-        joined.encode()
-    except UnicodeEncodeError:
-        return f"hold valid unicode, does not with {joined[max(0, joined.index(_surrogate(joined)) - 10) :][:20]!r}"
-    if symbol and "\0" in joined:
-        return f"hold no NUL (no symbol can), does with {next(v for v in present if chr(0) in v)!r}"
-    return None
-
-
-def _surrogate(text: str) -> str:
-    return next(character for character in text if "\ud800" <= character <= "\udfff")
+        "".join(present).encode()
+    except UnicodeEncodeError as error:
+        return f"hold valid unicode, does not with {error.object[error.start : error.end]!r}"
+    nul = next((value for value in present if "\0" in value), None) if symbol else None
+    return f"hold no NUL (no symbol can), does with {nul!r}" if nul is not None else None
 
 
 def _wrong_arrays(values: pd.Series) -> str | None:
