@@ -301,7 +301,7 @@ def test_after_a_kill_the_next_up_tidies_and_works(stack: Stack) -> None:
 
 
 def errors_of(log: str) -> list[str]:
-    """Errors in the server's log, less those of a write that SQLite turned down while another was on: it is repeated."""
+    """Errors in the server's log, less those of a write that SQLite refused while another was on: it is repeated."""
     records = re.split(r"^(?=\d\d:\d\d:\d\d\.\d+ \||[A-Z]+: {2,})", log, flags=re.MULTILINE)
     return [record for record in records if re.match(r"\S+ \| ERROR|ERROR:", record) and "is locked" not in record]
 
