@@ -1,10 +1,12 @@
 """Schedules for every market: parameters × order sizes × risk levels × horizons, with cost and risk.
 
-Beside Almgren-Chriss stand two baselines under the same cost law: TWAP, and a market order (one slice of the same length).
+Beside Almgren-Chriss stand two baselines under the same cost law: TWAP, and a market order (one slice of the same
+length).
 """
 
 from __future__ import annotations
 
+import math
 from datetime import date
 
 import numpy as np
@@ -59,10 +61,12 @@ def _horizon(p: pd.DataFrame, grid: Grid, horizon_ix: int, as_of: date) -> list[
     common = {"horizon": horizon, "n_steps": n_steps, "permanent": grid.permanent}
     late = _runs_past_resolution(p, as_of, horizon)
 
-    def solve(**risk: np.ndarray) -> dict[str, np.ndarray]:
+    def solve(at: np.ndarray, **risk: np.ndarray) -> dict[str, np.ndarray]:
         g = solve_linear_grid(eta, gamma, sigma, epsilon, sizes, **common, **risk)  # type: ignore[arg-type]
         shape = g.expected_cost.shape
-        by_level = {"risk_aversion": g.risk_aversion / multiplier[:, None], "urgency": g.urgency, "kappa": g.kappa}
+        # A λ that was asked for stands as it was; multiplied and divided it could lose a bit.
+        lam = values[at] if "risk_aversion" in risk else g.risk_aversion / multiplier[:, None]
+        by_level = {"risk_aversion": np.broadcast_to(lam, g.kappa.shape), "urgency": g.urgency, "kappa": g.kappa}
         by_level |= {"decay_time": np.where(g.kappa > 0, g.decay_time, np.nan), "half_life": g.half_life}
         return {
             **{name: np.broadcast_to(values[:, :, None], shape) for name, values in by_level.items()},
@@ -70,6 +74,7 @@ def _horizon(p: pd.DataFrame, grid: Grid, horizon_ix: int, as_of: date) -> list[
             "cost_variance": g.cost_variance,
             "eta_tilde": np.broadcast_to(g.eta_tilde[:, None, None], shape),
             "twap_eta_tilde": g.status == SolveStatus.TWAP_ETA_TILDE,
+            "no_such_level": g.status == SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
             "remaining": g.holdings if g.holdings is not None else np.empty((*shape, n_steps + 1)),
         }
 
@@ -80,11 +85,13 @@ def _horizon(p: pd.DataFrame, grid: Grid, horizon_ix: int, as_of: date) -> list[
         at = np.flatnonzero([level == kind for level in levels])
         if len(at):
             # A price move of 1 is worth `multiplier` in currency, so λ in 1/currency is λ·multiplier in 1/price.
-            risk = {"urgency": values[at]} if kind == "urgency" else {"risk_aversion": values[at] * multiplier[:, None]}
-            for name, array in solve(**risk).items():
+            with np.errstate(over="ignore"):  # beyond the range is as good as the largest number: all at once
+                in_price = np.minimum(values[at] * multiplier[:, None], np.finfo(float).max)
+            risk = {"urgency": values[at]} if kind == "urgency" else {"risk_aversion": in_price}
+            for name, array in solve(at, **risk).items():
                 whole = solved.setdefault(name, np.empty((array.shape[0], len(levels), *array.shape[2:]), array.dtype))
                 whole[:, at] = array
-    twap = solve(urgency=np.zeros(1))
+    twap = solve(np.zeros(0, dtype=int), urgency=np.zeros(1))
     twap["twap_eta_tilde"] = np.zeros_like(twap["twap_eta_tilde"])  # TWAP was asked for
     twap["risk_aversion"] = np.zeros_like(twap["risk_aversion"])
     at_once = _market_order(p, sizes, tau, n_steps, grid)
@@ -102,7 +109,7 @@ def _horizon(p: pd.DataFrame, grid: Grid, horizon_ix: int, as_of: date) -> list[
 
 
 def _market_order(p: pd.DataFrame, sizes: np.ndarray, tau: float, n_steps: int, grid: Grid) -> dict[str, np.ndarray]:
-    """Everything in the first slice: A-C (2001) eq. 13, E = εX + ηX²/τ and V = 0; half the permanent move under midprice."""
+    """Everything in the first slice: A-C (2001) eq. 13, E = εX + ηX²/τ and V = 0; midprice adds γX²/2."""
     eta, gamma, epsilon = (p[name].to_numpy(dtype=float)[:, None] for name in ("eta", "gamma", "epsilon"))
     permanent = gamma * sizes**2 / 2 if grid.permanent == "midprice" else 0.0
     shape = (len(p), 1, sizes.shape[1])
@@ -121,6 +128,7 @@ def _market_order(p: pd.DataFrame, sizes: np.ndarray, tau: float, n_steps: int, 
         "cost_variance": np.zeros(shape),
         "eta_tilde": np.broadcast_to(effective_eta(eta, gamma, tau, grid.permanent)[:, None, :], shape),
         "twap_eta_tilde": np.zeros(shape, dtype=bool),
+        "no_such_level": np.zeros(shape, dtype=bool),
         "remaining": remaining,
     }
 
@@ -142,7 +150,8 @@ def _price(columns: dict[str, np.ndarray], p: pd.DataFrame, late: np.ndarray) ->
     inside = (columns["sell_price"] > 0) & (columns["buy_price"] < ceiling)  # false for NaN too
     status = np.where(columns.pop("twap_eta_tilde"), "twap_eta_tilde", "ok").astype(object)
     status[~inside] = "price_out_of_range"
-    status[np.broadcast_to(late[:, None, None], status.shape)] = "infeasible"
+    # An urgency that no λ in the double range gives has none to store.
+    status[late[:, None, None] | columns.pop("no_such_level")] = "infeasible"
     columns["status"] = status
 
 
@@ -166,7 +175,7 @@ def _interleave(p: pd.DataFrame, blocks: list[list[_Block]], grid: Grid) -> pd.D
     def gather(pick: object) -> np.ndarray:
         # (markets, risk, size, horizon, …) of each strategy, then the strategies after one another
         parts = [np.stack([pick(b) for b in of], axis=3) for of in by_strategy]  # type: ignore[operator]
-        return np.concatenate([part.reshape(m, -1, *part.shape[4:]) for part in parts], axis=1)
+        return np.concatenate([part.reshape(m, math.prod(part.shape[1:4]), *part.shape[4:]) for part in parts], axis=1)
 
     def labelled(values: list[np.ndarray]) -> np.ndarray:
         return np.tile(np.concatenate([v.ravel() for v in values]), m)
