@@ -14,6 +14,7 @@ from tributary_opt.market_data.market_days import MarketDays, Window
 from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.market_data.source import Source
 from tributary_opt.settings import SourceTables, StatisticsRules
+from tributary_opt.storage.market_day_rows import MarketDayRows
 from tributary_opt.storage.questdb import QuestDB
 
 Row = Mapping[str, Any]
@@ -139,7 +140,7 @@ def market_days(
     sink.create(schema.MARKET_DAYS)
     rows = None if markets is None else markets if isinstance(markets, pd.DataFrame) else frame(markets)
     reference = ReferenceData(rows)
-    return MarketDays(sink, source or Source(db, SourceTables()), reference, rules, markets_per_slice=markets_per_slice)
+    return MarketDays(MarketDayRows(sink), source or Source(db, SourceTables()), reference, rules, markets_per_slice=markets_per_slice)
 
 
 def observe(days: MarketDays, as_of: date, lookback: int = 5, *, reread: bool = False) -> list[date]:

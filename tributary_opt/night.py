@@ -33,6 +33,7 @@ from tributary_opt.market_data.statistics import window_statistics
 from tributary_opt.precompute import precompute
 from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsRules
 from tributary_opt.storage import embedded
+from tributary_opt.storage.market_day_rows import MarketDayRows
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Outcome, ReleaseError, Releases, Run
 
@@ -308,7 +309,7 @@ class Night:
 
     def _days(self, choices: Choices) -> MarketDays:
         return MarketDays(
-            self.sink,
+            MarketDayRows(self.sink),
             self.source,
             self.reference,
             choices.statistics,

@@ -1,0 +1,288 @@
+"""From 5-minute buckets of one session to market-day rows, for all markets at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, date
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tributary_opt import schema
+from tributary_opt.market_data.calendars import Session, TradingCalendar, trading_calendar
+from tributary_opt.market_data.source import BUCKET_MINUTES
+
+_BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
+_HOURS = 24
+
+
+def summarise(session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.Table) -> pd.DataFrame:
+    """Market-day rows of one session from its 5-minute buckets.
+
+    Parameters
+    ----------
+    session : Session
+    seen : DataFrame with market_id, token_id, n_bad, one row an instrument; others in the buckets are left out
+    trades, books : Table as `Source.trade_buckets` and `Source.book_buckets` give them, in any order
+
+    Returns
+    -------
+    DataFrame with the columns of `ac_market_days` less the bookkeeping and `kind`, one row for each of `seen`. It does
+    not depend on the order of the buckets, nor on which other instruments there are.
+    """
+    first = np.datetime64(session.start.astimezone(UTC).replace(tzinfo=None), "us").astype("datetime64[m]")
+    origin = first - (first.astype(np.int64) % BUCKET_MINUTES).astype("timedelta64[m]")
+    end = np.datetime64(session.end.astimezone(UTC).replace(tzinfo=None), "us")
+    n_buckets = int(np.ceil((end - origin) / _BUCKET))
+    grid = _Grid(origin + np.arange(n_buckets) * _BUCKET, trading_calendar(session.calendar))
+
+    places = {key: i for i, key in enumerate(zip(seen["market_id"], seen["token_id"], strict=True))}
+    trade = _Buckets(trades, places, grid)
+    book = _Buckets(books, places, grid)
+    columns: dict[str, object] = {
+        "day": pd.Timestamp(session.day, tz="UTC").as_unit("us"),
+        "market_id": seen["market_id"].to_numpy(),
+        "token_id": seen["token_id"].to_numpy(),
+        "calendar": session.calendar,
+        "session_start": pd.Timestamp(session.start).as_unit("us"),
+        "session_end": pd.Timestamp(session.end).as_unit("us"),
+        "n_bad_trades": seen["n_bad"].fillna(0).to_numpy(dtype=np.int64),
+        "n_buckets": np.int32(n_buckets),
+        **_trade_columns(trade),
+        **_book_columns(book),
+        **_response_columns(trade, book),
+    }
+    return pd.DataFrame(columns)
+
+
+class _Grid:
+    """The session's 5-minute buckets and where they lie on the clock."""
+
+    def __init__(self, starts: np.ndarray, calendar: TradingCalendar):
+        self.starts = starts
+        self.hour = calendar.hour_of_day(starts.astype("datetime64[us]"))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def groups(self, minutes: int) -> np.ndarray:
+        """First bucket of each clock interval of that length."""
+        interval = self.starts.astype("datetime64[m]").astype(np.int64) // minutes
+        return np.flatnonzero(np.diff(interval, prepend=interval[0] - 1))
+
+
+class _Buckets:
+    """Bucket rows as sorted arrays: by instrument, then by time, so that sums do not depend on the server's order."""
+
+    def __init__(self, table: pa.Table, places: dict[tuple[str, str], int], grid: _Grid):
+        self.n_markets = len(places)
+        self.grid = grid
+        market = _instrument_codes(table, places)
+        stamps = table["bucket"].to_numpy().astype("datetime64[m]")
+        bucket = ((stamps - grid.starts[0]) // _BUCKET).astype(np.int64) if len(stamps) else np.zeros(0, np.int64)
+        keep = np.flatnonzero(market >= 0)
+        order = keep[np.argsort(market[keep] * len(grid) + bucket[keep], kind="stable")]
+        self._table, self._order = table, order
+        self.market, self.bucket = market[order], bucket[order]
+        self._first = np.flatnonzero(np.diff(self.market, prepend=-1))
+        self.present = self.market[self._first]
+        """The instruments that have a bucket at all."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        column = self._table[name]
+        if pa.types.is_timestamp(column.type):
+            return np.asarray(column.to_numpy().astype("datetime64[us]")[self._order])
+        return np.asarray(column.to_numpy()[self._order].astype(float))
+
+    def where(self, keep: np.ndarray) -> _Buckets:
+        """Only some of the rows."""
+        out = object.__new__(_Buckets)
+        out.n_markets, out.grid, out._table, out._order = self.n_markets, self.grid, self._table, self._order[keep]
+        out.market, out.bucket = self.market[keep], self.bucket[keep]
+        out._first = np.flatnonzero(np.diff(out.market, prepend=-1))
+        out.present = out.market[out._first]
+        return out
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum by instrument, in the order of time; 0 without a row."""
+        return _sums(self.market, values, self.n_markets)
+
+    def count(self, values: np.ndarray) -> np.ndarray:
+        """Sum of whole numbers by instrument."""
+        return self.sum(values).astype(np.int64)
+
+    def sum_by_hour(self, values: np.ndarray) -> np.ndarray:
+        """Sum by instrument and hour of the calendar's clock, shape (markets, 24)."""
+        cell = self.market * _HOURS + self.grid.hour[self.bucket]
+        return _sums(cell, values, self.n_markets * _HOURS).reshape(-1, _HOURS)
+
+    def first(self, values: np.ndarray) -> np.ndarray:
+        """Value of each instrument's first row; NaN or NaT without one."""
+        return self._spread(values[self._first])
+
+    def last(self, values: np.ndarray) -> np.ndarray:
+        """Value of each instrument's last row; NaN or NaT without one."""
+        return self._spread(values[np.append(self._first[1:], len(values)) - 1] if len(values) else values)
+
+    def reduce(self, function: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """`function` over each instrument's rows; NaN or NaT without one."""
+        return self._spread(function.reduceat(values, self._first) if len(values) else values)
+
+    def steps(self) -> np.ndarray:
+        """Places whose row before belongs to the same instrument."""
+        return np.flatnonzero(np.diff(self.market, prepend=-1) == 0)
+
+    def dense(self, values: np.ndarray, empty: float) -> np.ndarray:
+        """As a matrix, shape (markets, buckets)."""
+        out = np.full((self.n_markets, len(self.grid)), empty)
+        out[self.market, self.bucket] = values
+        return out
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        empty = np.datetime64("NaT") if values.dtype.kind == "M" else np.nan
+        out = np.full(self.n_markets, empty, dtype=values.dtype)
+        out[self.present] = values
+        return out
+
+
+def _trade_columns(trade: _Buckets) -> dict[str, object]:
+    n, volume = trade["n"], trade["volume"]
+    o, h, low, c = trade["open"], trade["high"], trade["low"], trade["close"]
+    up, down, body = h - o, low - o, c - o
+    steps = trade.steps()
+    moves = np.zeros(len(c))
+    moves[steps] = c[steps] - c[steps - 1]
+    by_hour = trade.sum_by_hour(volume)
+    return {
+        "n_trades": trade.count(n),
+        "volume": trade.sum(volume),
+        "notional": trade.sum(trade["notional"]),
+        "buy_volume": trade.sum(trade["buy_volume"]),
+        "sell_volume": trade.sum(trade["sell_volume"]),
+        "n_signed": trade.count(trade["n_signed"]),
+        "size_squared": trade.sum(trade["size_squared"]),
+        "first_trade_at": _stamps(trade.first(trade["first_at"])),
+        "last_trade_at": _stamps(trade.last(trade["last_at"])),
+        "open_price": trade.first(o),
+        "high_price": trade.reduce(np.maximum, h),
+        "low_price": trade.reduce(np.minimum, low),
+        "close_price": trade.last(c),
+        "active_hours": (trade.sum_by_hour(n) > 0).sum(axis=1).astype(np.int32),
+        "volume_by_hour": list(by_hour),
+        "n_trade_bars": trade.count(np.ones(len(n))).astype(np.int32),
+        # Parkinson (1980); Garman & Klass (1980), their best quadratic estimator; Rogers & Satchell (1991). Plain
+        # prices, not logarithms: Almgren-Chriss moves are arithmetic.
+        "parkinson_variance": trade.sum((h - low) ** 2 / (4 * np.log(2))),
+        "garman_klass_variance": trade.sum(
+            0.511 * (up - down) ** 2 - 0.019 * (body * (up + down) - 2 * up * down) - 0.383 * body**2
+        ),
+        "rogers_satchell_variance": trade.sum(up * (up - body) + down * (down - body)),
+        "trade_variance": trade.sum(moves**2),
+    }
+
+
+def _book_columns(book: _Buckets) -> dict[str, object]:
+    n, n_two_sided, n_crossed = book["n"], book["n_two_sided"], book["n_crossed"]
+    n_sides = book["n_bid"] + book["n_ask"]
+    n_one_sided = n_sides - 2 * (n_two_sided + n_crossed)
+    quoted = book.where(n_two_sided > 0)
+    mid = quoted["last_mid"]
+    steps = quoted.steps()
+    moves = np.zeros(len(mid))
+    moves[steps] = mid[steps] - mid[steps - 1]
+    pairs = steps[np.isin(steps - 1, steps, assume_unique=True)]
+    products = np.zeros(len(mid))
+    products[pairs] = np.abs(moves[pairs]) * np.abs(moves[pairs - 1])
+    return {
+        "n_snapshots": book.count(n),
+        "n_two_sided": book.count(n_two_sided),
+        "n_one_sided": book.count(n_one_sided),
+        "n_crossed": book.count(n_crossed),
+        "n_empty": book.count(n - n_two_sided - n_crossed - n_one_sided),
+        "first_snapshot_at": _stamps(book.first(book["first_at"])),
+        "last_snapshot_at": _stamps(book.last(book["last_at"])),
+        "quoted_seconds": book.sum(book["quoted_us"]) / 1e6,
+        "spread_seconds": book.sum(book["spread_us"]) / 1e6,
+        "spread_sum": book.sum(book["spread_sum"]),
+        "mid_sum": book.sum(book["mid_sum"]),
+        "first_mid": quoted.first(mid),
+        "last_mid": quoted.last(mid),
+        "last_mid_at": _stamps(quoted.last(quoted["last_mid_at"])),
+        "n_mid_buckets": quoted.count(np.ones(len(mid))).astype(np.int32),
+        "realised_variance": quoted.sum(moves**2),
+        "bipower_variance": quoted.sum(products) * np.pi / 2,
+        "realised_quarticity": quoted.sum(moves**4),
+        "variance_by_hour": list(quoted.sum_by_hour(moves**2)),
+    }
+
+
+def _response_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
+    flow = trade.dense(trade["buy_volume"] - trade["sell_volume"], 0.0)
+    signed = trade.sum(trade["n_signed"]) > 0
+    quoted = book.where(book["n_two_sided"] > 0)
+    mids = quoted.dense(quoted["last_mid"], np.nan)
+    columns: dict[str, object] = {}
+    for minutes in schema.IMPACT_BUCKETS:
+        groups = trade.grid.groups(minutes)
+        q = np.add.reduceat(flow, groups, axis=1)
+        newest = np.maximum.reduceat(np.where(np.isfinite(mids), np.arange(mids.shape[1]), -1), groups, axis=1)
+        mid = np.where(newest >= 0, np.take_along_axis(mids, np.maximum(newest, 0), axis=1), np.nan)
+        r = np.diff(mid, axis=1)
+        used = np.isfinite(r)
+        r, q = np.where(used, r, 0.0), np.where(used, q[:, 1:], 0.0)
+        qq, qr, rr = q * q, q * r, r * r
+        moments = (used, q, r, qq, qr, rr, qq * rr, qq * qr, qq * qq, qq * q, qq * r, qr * r)
+        sums = np.stack([m.sum(axis=1, dtype=float) for m in moments], axis=1)
+        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(sums, signed, strict=True)]
+    return columns
+
+
+def _instrument_codes(table: pa.Table, places: dict[tuple[str, str], int]) -> np.ndarray:
+    """Place of each row's instrument, -1 where it is none of ours."""
+    if not table.num_rows:
+        return np.zeros(0, dtype=np.int64)
+    market, token = (_encoded(table[name]) for name in ("market_id", "token_id"))
+    tokens = token.dictionary.to_pylist()
+    markets = market.dictionary.to_pylist()
+    combined = market.indices.to_numpy().astype(np.int64) * len(tokens) + token.indices.to_numpy()
+    unique, inverse = np.unique(combined, return_inverse=True)
+    codes = [places.get((markets[u // len(tokens)], tokens[u % len(tokens)]), -1) for u in unique.tolist()]
+    return np.array(codes, dtype=np.int64)[inverse]
+
+
+def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    return column.cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+
+
+def _sums(group: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Sum by group, always as doubles: bincount of nothing gives integers, whatever its weights."""
+    return np.bincount(group, weights=values, minlength=n).astype(float, copy=False)
+
+
+def _stamps(values: np.ndarray) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(values.astype("datetime64[us]")).tz_localize("UTC")
+
+
+def zero_rows(day: date, instruments: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a day on which instruments had nothing; what would be a price or a time is missing."""
+    n = len(instruments)
+    columns: dict[str, object] = {}
+    for column in schema.MARKET_DAYS.columns:
+        if column.name in ("market_id", "token_id"):
+            columns[column.name] = instruments[column.name].to_numpy()
+        elif column.name == "day":
+            columns[column.name] = pd.Series(pd.Timestamp(day, tz="UTC").as_unit("us"), index=range(n))
+        elif column.type == "TIMESTAMP":
+            columns[column.name] = pd.Series(pd.NaT, index=range(n), dtype="datetime64[us, UTC]")
+        elif column.name in ("volume_by_hour", "variance_by_hour"):
+            columns[column.name] = pd.Series([np.zeros(_HOURS) for _ in range(n)], dtype=object)
+        elif column.type == "DOUBLE[]":
+            columns[column.name] = pd.Series([None] * n, dtype=object)
+        elif column.type == "SYMBOL":
+            columns[column.name] = pd.Series([""] * n, dtype=object)
+        elif column.type == "DOUBLE":
+            missing = column.name.endswith(("_price", "_mid"))
+            columns[column.name] = np.full(n, np.nan if missing else 0.0)
+        else:
+            columns[column.name] = np.zeros(n, dtype=np.int32 if column.type == "INT" else np.int64)
+    return pd.DataFrame(columns)
