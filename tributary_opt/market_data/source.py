@@ -253,8 +253,11 @@ class Source:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _types(self, name: str) -> dict[str, str]:
+        """Type by column of a source table; empty where there is no such table or view."""
         if name not in self._type:
-            self._type[name] = self._db.columns(self._table[name])
+            # The server refuses to list the columns of a table that is not there.
+            there = self._db.rows("SELECT 1 FROM tables() WHERE table_name = %s", (self._table[name],))
+            self._type[name] = self._db.columns(self._table[name]) if there else {}
         return self._type[name]
 
     def _type_of(self, name: str, column: str) -> str:
