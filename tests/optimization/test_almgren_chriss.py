@@ -397,6 +397,7 @@ def test_numpy_scalars_and_whole_floats_are_numbers(params: AlmgrenChrissParams)
 
 def test_schedule_does_not_depend_on_units() -> None:
     """P4 in days, in hours (P6), in lots of 1000 shares (P7) and in cents (P8)."""
+
     def solved(name: str) -> ExecutionTrajectory:
         c = case(name)
         p = AlmgrenChrissParams(

@@ -170,9 +170,7 @@ def test_cost_rises_and_variance_falls_with_risk_aversion() -> None:
     eta, sigma = 10 ** rng.uniform(-8, 0, m_count), 10 ** rng.uniform(-4, 2, m_count)
     gamma = eta * 10 ** rng.uniform(-3, 0, m_count)
     urgency = np.concatenate([[0], np.geomspace(1e-8, 1e3, 120)])
-    grid = solve_linear_grid(
-        eta, gamma, sigma, 0.01, [1e3], horizon=1.0, n_steps=24, urgency=urgency, holdings=False
-    )
+    grid = solve_linear_grid(eta, gamma, sigma, 0.01, [1e3], horizon=1.0, n_steps=24, urgency=urgency, holdings=False)
     e, v = grid.expected_cost[..., 0], grid.cost_variance[..., 0]
     assert (np.diff(e, axis=1) >= -4 * EPS * e[:, 1:]).all()
     assert (np.diff(v, axis=1) <= 4 * EPS * v[:, :-1]).all()

@@ -76,6 +76,10 @@ class SolveStatus(IntEnum):
     RISK_AVERSION_OUT_OF_RANGE = 3
     #: The expected cost or its variance is beyond the double range: both are NaN, the schedule stands.
     COST_OUT_OF_RANGE = 4
+    #: The caps together are smaller than the order: every number of the row is NaN.
+    INFEASIBLE = 5
+    #: Power law under ``paper`` with room for a slice whose cost is no longer convex: every number of the row is NaN.
+    BEYOND_CONVEXITY = 6
 
 
 @dataclass(frozen=True)
@@ -658,9 +662,7 @@ def _fill_shapes(step_decay: FloatArray, remaining: FloatArray, slices: FloatArr
         work.fill(step_decay[part], remaining[part], slices[part])
 
 
-def _step_decay(
-    risk_aversion: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray
-) -> FloatArray:
+def _step_decay(risk_aversion: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray) -> FloatArray:
     """κτ = 2 asinh(√m / 2) with m = λσ²τ²/η̃, from mantissas and exponents apart: m itself may be out of range."""
     risk_m, risk_e = np.frexp(risk_aversion)
     eta_m, eta_e = np.frexp(eta_tilde)

@@ -69,9 +69,7 @@ def rule_parameters(
     valid = (volume > 0) & (spread >= 0) & (volatility >= 0) & (price > 0)
     for array in (volume, spread, volatility, price):
         valid &= np.isfinite(array)
-    volume, spread, volatility, price = (
-        np.where(valid, array, 1.0) for array in (volume, spread, volatility, price)
-    )
+    volume, spread, volatility, price = (np.where(valid, array, 1.0) for array in (volume, spread, volatility, price))
     with np.errstate(over="ignore", divide="ignore"):  # beyond the range becomes inf, and invalid below
         results = [
             spread / (0.01 * volume),

@@ -36,9 +36,7 @@ __all__ = [
 class ExecutionStrategy(Protocol):
     """A way to trade an order, with everything but the order already chosen."""
 
-    def generate_trajectory(
-        self, order_size: float, duration_periods: int, side: Side = "sell"
-    ) -> ExecutionTrajectory:
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
         """Schedule of an order over so many steps."""
         ...
 
@@ -154,9 +152,7 @@ class AlmgrenChrissStrategy:
     impact_law: str = "linear"
     permanent: Permanent | None = None
 
-    def generate_trajectory(
-        self, order_size: float, duration_periods: int, side: Side = "sell"
-    ) -> ExecutionTrajectory:
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
         return generate_ac_trajectory(
             order_size,
             duration_periods,
@@ -178,9 +174,7 @@ class TWAPStrategy:
     seed: int | None = None
     permanent: Permanent | None = None
 
-    def generate_trajectory(
-        self, order_size: float, duration_periods: int, side: Side = "sell"
-    ) -> ExecutionTrajectory:
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
         return generate_twap_trajectory(
             order_size,
             duration_periods,
@@ -200,9 +194,7 @@ class MarketOrderStrategy:
     params: AlmgrenChrissParams | None = None
     permanent: Permanent | None = None
 
-    def generate_trajectory(
-        self, order_size: float, duration_periods: int, side: Side = "sell"
-    ) -> ExecutionTrajectory:
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
         return generate_market_order_trajectory(
             order_size, self.params, duration_periods, permanent=self.permanent, side=side
         )

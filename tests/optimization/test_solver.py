@@ -1,0 +1,358 @@
+"""The solvers against 50 digits, against solvers that know nothing of the model, and over the whole range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from kkt_oracle import CASES, PUBLISHED, objective, random_problems, solve_exactly
+from scipy.optimize import minimize
+
+from tributary_opt.optimization import SolveStatus
+from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem, schedule_cost
+from tributary_opt.optimization.solver import Method, kkt_residual, solve
+
+KINDS: dict[str, dict[str, bool]] = {
+    "closed form": {"power": False, "capped": False, "varying": False},
+    "riccati": {"power": False, "capped": False, "varying": True},
+    "linear, capped": {"power": False, "capped": True, "varying": True},
+    "power law": {"power": True, "capped": False, "varying": True},
+    "power law, capped": {"power": True, "capped": True, "varying": True},
+    "everything": {"power": True, "capped": True, "varying": True, "spreads": True},
+    "linear, spreads": {"power": False, "capped": True, "varying": True, "spreads": True},
+    "no risk": {"power": True, "capped": True, "varying": True, "riskless": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_objective_is_that_of_fifty_digits(kind: str) -> None:
+    problems = random_problems(np.random.default_rng(11), 200, 6, **KINDS[kind])
+    solution = solve(problems)
+    assert (solution.status == SolveStatus.OK).all()
+    if KINDS[kind]["capped"]:
+        assert (solution.slices >= problems.cap).any(axis=1).mean() >= 0.45
+    for i in range(200):
+        one = problems.take(i)
+        exact = solve_exactly(one)
+        assert abs(objective(one, solution.slices[i]) / exact.objective - 1) < 1e-12
+    assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
+
+
+def test_power_law_with_unpaid_permanent_impact_is_that_of_fifty_digits() -> None:
+    problems = random_problems(np.random.default_rng(12), 30, 4, power=True, capped=True, varying=True, paper=True)
+    solution = solve(problems)
+    assert (solution.status == SolveStatus.OK).all()
+    assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
+    for i in range(30):
+        one = problems.take(i)
+        assert abs(objective(one, solution.slices[i]) / solve_exactly(one).objective - 1) < 1e-12
+
+
+def _projected(slices: np.ndarray[Any, Any], size: float, cap: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The nearest point within the caps that adds up, so that an independent answer can be compared at all."""
+    low, high = -size, size
+    for _ in range(200):
+        shift = 0.5 * (low + high)
+        total = np.clip(slices + shift, 0.0, cap).sum()
+        low, high = (shift, high) if total < size else (low, shift)
+    n = np.clip(slices + high, 0.0, cap)
+    free = (n > 0) & (n < cap)
+    n[free.argmax()] += size - math.fsum(n)
+    return n
+
+
+def _objective(problem: Problem, slices: np.ndarray[Any, Any]) -> float:
+    cost = schedule_cost(problem, slices)
+    return float(cost.objective - cost.permanent)
+
+
+def test_never_above_an_interior_point_or_splitting_solver() -> None:
+    """k = 1: the same quadratic programme in (n, x) by OSQP and Clarabel, which share nothing with ours."""
+    import clarabel
+    import osqp
+
+    n = 12
+    problems = random_problems(np.random.default_rng(3), 40, n, power=False, capped=True, varying=True, spreads=True)
+    ours = solve(problems)
+    for i in range(40):
+        one = problems.take(i)
+        size, unit = float(one.order_size), float(one.impact.min() * one.order_size)
+        held = np.tril(np.ones((n, n)), -1).T  # x_j = what the later slices trade
+        risk = float(one.risk_aversion) * np.square(one.slice_sd) * size / unit
+        hessian = 2.0 * (np.diag(one.impact * size / unit) + held.T @ np.diag(risk) @ held)
+        gradient, cap = one.spread / unit, np.minimum(one.cap / size, 1.0)
+        best = _objective(one, ours.slices[i])
+        if np.linalg.cond(hessian) > 1e8:  # too hard for them
+            continue
+        solver = osqp.OSQP()
+        rows = sp.csc_matrix(np.vstack([np.ones(n), np.eye(n)]))
+        lower, upper = np.r_[1.0, np.zeros(n)], np.r_[1.0, cap]
+        solver.setup(
+            sp.csc_matrix(np.triu(hessian)),
+            gradient,
+            rows,
+            lower,
+            upper,
+            eps_abs=1e-8,
+            eps_rel=1e-8,
+            max_iter=20_000,
+            verbose=False,
+        )
+        found = [solver.solve().x]
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        cone = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(2 * n)]
+        stacked = sp.csc_matrix(np.vstack([np.ones(n), np.eye(n), -np.eye(n)]))
+        right = np.r_[1.0, cap, np.zeros(n)]
+        found.append(
+            np.array(
+                clarabel.DefaultSolver(sp.csc_matrix(np.triu(hessian)), gradient, stacked, right, cone, settings)
+                .solve()
+                .x
+            )
+        )
+        for other in found:
+            if other is not None and np.isfinite(other).all():
+                theirs = _projected(np.asarray(other) * size, size, np.minimum(one.cap, size))
+                assert best <= _objective(one, theirs) * (1 + 1e-12)
+
+
+def test_never_above_slsqp_for_the_power_law() -> None:
+    n = 8
+    problems = random_problems(np.random.default_rng(4), 15, n, power=True, capped=True, varying=True)
+    ours = solve(problems)
+    for i in range(15):
+        one = problems.take(i)
+        size, best = float(one.order_size), _objective(one, ours.slices[i])
+        cap = np.minimum(one.cap / size, 1.0)
+
+        def cost(part: np.ndarray[Any, Any], one: Problem = one, size: float = size, best: float = best) -> float:
+            return _objective(one, np.clip(part, 0.0, None) * size) / best
+
+        with np.errstate(all="ignore"):
+            found = minimize(
+                cost,
+                ours.slices[i] / size * 0.5 + cap / cap.sum() * 0.5,
+                method="SLSQP",
+                bounds=[(0, c) for c in cap],
+                constraints={"type": "eq", "fun": lambda part: part.sum() - 1.0},
+                options={"maxiter": 60},
+            )
+        theirs = _projected(np.clip(found.x, 0, None) * size, size, np.minimum(one.cap, size))
+        assert best <= _objective(one, theirs) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("case", CASES["power"], ids=lambda c: c["id"])
+def test_power_law_cases(case: dict[str, Any]) -> None:
+    g = {key: float(case[key]) for key in ("X", "T", "sigma", "eta", "gamma", "eps", "lam", "beta")}
+    problem = market_problem(
+        g["X"],
+        g["lam"],
+        eta=g["eta"],
+        gamma=g["gamma"],
+        sigma=g["sigma"],
+        epsilon=g["eps"],
+        horizon=g["T"],
+        n_steps=case["N"],
+        impact_law="power",
+        alpha=g["beta"],
+        reference_rate=1.0,
+        permanent="paper",
+    )
+    solution = solve(problem)
+    cost = schedule_cost(problem, solution.slices, solution.holdings)
+    expect = case["expect"]
+    np.testing.assert_allclose(solution.holdings, [float(x) for x in expect["x"]], rtol=1e-12)
+    assert float(cost.expected_cost) == pytest.approx(float(expect["E"]), rel=1e-12)
+    assert float(cost.cost_variance) == pytest.approx(float(expect["V"]), rel=1e-12)
+    if expect["slice_limit"] != "inf":
+        assert convexity_limit(problem) == pytest.approx(float(expect["slice_limit"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES["profile"], ids=lambda c: c["id"])
+def test_volume_profile_cases(case: dict[str, Any]) -> None:
+    weights = np.array([float(w) for w in case["weights"]])
+    problem = market_problem(
+        1000.0,
+        float(case["lam"]),
+        eta=1.0,
+        gamma=0.0,
+        sigma=1.0,
+        epsilon=0.0,
+        horizon=1.0,
+        n_steps=4,
+        volume_profile=weights,
+    )
+    solution = solve(problem)
+    cost = schedule_cost(problem, solution.slices, solution.holdings)
+    np.testing.assert_allclose(solution.slices, [float(n) for n in case["expect"]["n"]], rtol=1e-12)
+    assert float(cost.expected_cost) == pytest.approx(float(case["expect"]["E"]), rel=1e-12)
+    assert float(cost.cost_variance) == pytest.approx(float(case["expect"]["V"]), rel=1e-12)
+
+
+def test_riccati_and_capped_cases_of_the_literature() -> None:
+    case = PUBLISHED["timevarying_riccati"]
+    given = case["inputs"]
+    problem = Problem.of(given["X"], given["a"], np.sqrt(given["s"]), given["lam"])
+    solution = solve(problem)
+    assert solution.method == Method.RICCATI
+    np.testing.assert_allclose(solution.slices, case["expected"]["trades"], rtol=1e-10)
+    given = PUBLISHED["capped_ac_300k"]["inputs"]
+    capped = market_problem(
+        given["X"],
+        given["lam"],
+        eta=given["eta"],
+        gamma=given["gamma"],
+        sigma=given["sigma"],
+        epsilon=0.0,
+        horizon=given["T"],
+        n_steps=given["N"],
+        cap=given["cap"],
+    )
+    found = solve(capped).slices
+    np.testing.assert_allclose(found, PUBLISHED["capped_ac_300k"]["expected"]["trades"], rtol=1e-9)
+    np.testing.assert_allclose(found, [300000, 300000, 233172.1, 106383.0, 60444.9], atol=0.051)
+
+
+#: T* [day] / E [k$] / standard deviation [k$] as printed, by 1/λ [k$] (rows) and k (columns).
+_ALMGREN_2003 = {
+    1: ((0.02, 221, 11), (0.07, 354, 19), (0.22, 462, 30)),
+    10: ((0.09, 103, 23), (0.22, 112, 33), (0.46, 99, 45)),
+    100: ((0.40, 48, 49), (0.71, 35, 59), (1.00, 21, 65)),
+    1000: ((1.84, 22, 105), (2.24, 11, 106), (2.15, 5, 96)),
+    10000: ((8.55, 10, 226), (7.07, 4, 188), (4.64, 1, 141)),
+}
+
+
+@pytest.mark.parametrize("scale", _ALMGREN_2003)
+@pytest.mark.parametrize("column", range(3))
+def test_almgren_2003_table(scale: int, column: int) -> None:
+    """All 45 printed numbers from the formulas; for k <= 1 the discrete solver tends to them as its slices shorten."""
+    k, lam, size = (0.5, 1.0, 2.0)[column], 1e-3 / scale, 1e5
+    eta = 0.5 / 1e5**k  # trading 10 % of ADV a day moves the price by 0.50
+    time = (k * eta * size ** (k - 1) / lam) ** (1 / (k + 1))
+    share = (k + 1) / (3 * k + 1)
+    cost, sd = share * eta * size * (size / time) ** k, math.sqrt(share * size**2 * time)
+    printed = _ALMGREN_2003[scale][column]
+    assert abs(time - printed[0]) <= 0.0051
+    assert abs(cost / 1e3 - printed[1]) <= 0.51
+    assert abs(sd / 1e3 - printed[2]) <= 0.51
+    if k > 1:
+        with pytest.raises(ValueError, match=r"more than 1 is not solved"):
+            Problem.of(size, eta, 1.0, lam, exponent=k)
+        return
+    horizon = time * (12 if k == 1 else 60)
+    edges = horizon * (np.linspace(0, 1, 1501)) ** 2  # fine where the order is large
+    tau = np.diff(edges)
+    problem = Problem.of(size, eta / tau**k, np.sqrt(tau), lam, tau=tau, exponent=k, permanent="midprice")
+    solution = solve(problem)
+    found = schedule_cost(problem, solution.slices, solution.holdings)
+    assert float(found.expected_cost) == pytest.approx(cost, rel=0.02)
+    assert math.sqrt(found.cost_variance) == pytest.approx(sd, rel=0.02)
+
+
+def test_exponent_one_is_the_linear_law() -> None:
+    given: dict[str, Any] = {"eta": 2.5e-6, "gamma": 2.5e-7, "sigma": 0.95, "epsilon": 0.0625, "horizon": 5.0}
+    for permanent in ("paper", "midprice"):
+        linear = market_problem(1e6, 2e-6, n_steps=5, permanent=permanent, **given)
+        power = market_problem(1e6, 2e-6, n_steps=5, permanent=permanent, impact_law="power", alpha=1.0, **given)
+        a, b = solve(linear), solve(power)
+        np.testing.assert_array_equal(a.slices, b.slices)
+        assert schedule_cost(linear, a.slices).expected_cost == schedule_cost(power, b.slices).expected_cost
+
+
+def test_beyond_convexity_and_without_room_are_statuses() -> None:
+    law: dict[str, Any] = {"eta": 1.0, "sigma": 1.0, "epsilon": 0.05, "horizon": 1.0, "n_steps": 10}
+    law |= {"impact_law": "power", "alpha": 0.5, "reference_rate": 1.0, "permanent": "paper"}
+    assert solve(market_problem(1000.0, 0.01, gamma=0.01, **law)).status == SolveStatus.OK
+    far = solve(market_problem(60_000.0, 0.01, gamma=0.01, **law))
+    assert far.status == SolveStatus.BEYOND_CONVEXITY
+    assert np.isnan(far.slices).all()
+    assert solve(market_problem(60_000.0, 0.01, gamma=0.01, cap=50_000.0, **law)).status == SolveStatus.OK
+    assert solve(market_problem(60_000.0, 0.01, gamma=0.01, cap=5_000.0, **law)).status == SolveStatus.INFEASIBLE
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 48, 500])
+def test_whole_range(n: int) -> None:
+    """m over 600 orders of magnitude, any units, caps, no risk: sound, and the same alone as in a batch."""
+    rng = np.random.default_rng(n)
+    count = max(12, min(400, 10_000 // n))
+    k = np.where(rng.random(count) < 0.3, 1.0, rng.uniform(0.3, 1.0, count))
+    m = np.where(rng.random(count) < 0.1, 0.0, 10.0 ** rng.uniform(-300, 300, count))
+    size, a, sd = (
+        10.0 ** rng.uniform(-60, 60, count),
+        10.0 ** rng.uniform(-60, 60, count),
+        10.0 ** rng.uniform(-40, 40, count),
+    )
+    exponent = np.log10(np.where(m > 0, m, 1.0)) + np.log10(a) - 2 * np.log10(sd) - (1 - k) * np.log10(size)
+    lam = np.where(m > 0, 10.0 ** np.clip(exponent, -300, 300), 0.0)
+    vary = rng.random((count, 1)) < 0.6
+    impact = a[:, None] * np.where(vary, 10.0 ** rng.uniform(-2, 2, (count, n)), 1.0)
+    slice_sd = sd[:, None] * np.where(
+        vary, 10.0 ** rng.uniform(-1, 1, (count, n)) * (rng.random((count, n)) < 0.9), 1.0
+    )
+    room = rng.random((count, n)) * (rng.random((count, n)) < 0.8) + 1e-9
+    cap = size[:, None] * room / room.sum(axis=1, keepdims=True) * 10.0 ** rng.uniform(0.01, 1.5, (count, 1))
+    cap = np.where(rng.random((count, 1)) < 0.5, cap, np.inf)
+    problems = Problem.of(size, impact, slice_sd, lam, exponent=k, cap=cap, permanent="midprice")
+    s = solve(problems)
+    assert (s.status == SolveStatus.OK).all()
+    np.testing.assert_array_equal(s.holdings[:, 0], size)
+    assert (s.holdings[:, -1] == 0).all()
+    assert (np.diff(s.holdings) <= 0).all()
+    assert ((s.slices >= 0) & (s.slices <= cap)).all()
+    for row, x in zip(s.slices, size, strict=True):
+        assert abs(math.fsum(row) - x) <= 4 * np.finfo(float).eps * x
+    assert (kkt_residual(problems, s.slices)[m < 1e240] <= 1e-10).all()
+    order = rng.permutation(count)
+    again = solve(problems.take(order))
+    np.testing.assert_array_equal(again.slices, s.slices[order])
+    for i in range(0, count, max(1, count // 12)):
+        alone = solve(problems.take(i))
+        np.testing.assert_array_equal(alone.slices, s.slices[i])
+        np.testing.assert_array_equal(alone.holdings, s.holdings[i])
+
+
+@pytest.mark.parametrize("kind", ["closed form", "riccati", "power law"])
+def test_the_rest_of_an_order_is_the_tail_of_its_schedule(kind: str) -> None:
+    problems = random_problems(np.random.default_rng(5), 40, 10, **KINDS[kind])
+    whole = solve(problems)
+    for cut in (1, 4, 9):
+        rest = solve(problems.tail(cut, whole.holdings[:, cut]))
+        error = np.abs(rest.slices - whole.slices[:, cut:]) / np.maximum(whole.slices[:, cut:], 1e-280)
+        assert (error[whole.holdings[:, cut] > 1e-200] < 1e-11).all()
+
+
+def test_slice_without_volume_or_without_room_trades_nothing() -> None:
+    problem = market_problem(
+        100.0,
+        1.0,
+        eta=1.0,
+        gamma=0.0,
+        sigma=1.0,
+        epsilon=0.0,
+        horizon=1.0,
+        n_steps=4,
+        volume_profile=[[0, 1, 0, 3], [1, 1, 1, 0], [0, 0, 0, 0]],
+    )
+    s = solve(problem)
+    assert (s.slices[0, [0, 2]] == 0).all()
+    assert s.slices[1, 3] == 0
+    np.testing.assert_array_equal(
+        s.slices[2],
+        solve(market_problem(100.0, 1.0, eta=1.0, gamma=0.0, sigma=1.0, epsilon=0.0, horizon=1.0, n_steps=4)).slices,
+    )
+
+
+def test_bad_row_costs_the_others_nothing() -> None:
+    good = market_problem([10.0, np.nan, 10.0], [1.0, 1.0, -1.0], eta=1.0, gamma=0.0, sigma=1.0, epsilon=0.0,
+                          horizon=1.0, n_steps=3, check=False)  # fmt: skip
+    s = solve(good)
+    assert s.status.tolist() == [SolveStatus.OK, SolveStatus.BAD_INPUT, SolveStatus.BAD_INPUT]
+    assert np.isnan(s.slices[1:]).all()
+    for bad in ({"exponent": 1.5}, {"exponent": 0.2}, {"tau": 0.0}, {"cap": -1.0}, {"spread": np.nan}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Problem.of(10.0, [1.0, 1.0], 1.0, 1.0, **bad)

@@ -1,0 +1,608 @@
+"""Exact optimal schedules of any batch of problems: the method is the problem's to choose, not the caller's.
+
+=================  ===================================================================================================
+closed form        constant a_j, s_j, ε_j, k = 1, no caps: A-C's sinh (eqs. 17, 18), by `closed_form`
+Riccati            k = 1, no caps, one ε: backward recursion, A-C in volume time
+water-filling      λ = 0 or no risk: n_j = min(c_j, ((p - ε_j)/((k+1) a_j))^(1/k)) at one level p; TWAP, VWAP
+costate shooting   power law, caps, spreads that vary, together: from a last costate p_N backward through
+
+                       n_j = min(c_j, ((p_j - ε_j)/((k+1) a_j))^(1/k)),  x_{j-1} = x_j + n_j,
+                       p_{j-1} = p_j + 2λ s_{j-1} x_{j-1};
+
+                   x_0 rises with p_N, and p_N is where x_0 = X
+=================  ===================================================================================================
+
+The last two are the optimality conditions of a convex problem, so their solution is the optimum.
+
+Everything is solved in fractions of the order, costs in units of the cheapest slice's a X^k. Only the risk
+
+    r_j = λ s_j X^(1-k) / a
+
+and the shape of a_j are left. r_j is formed from mantissas and exponents apart, and its limits (TWAP below 1e-300,
+everything at once above 1e300) are met without a branch.
+
+A schedule has the same bits alone and in any batch: steps are the first axis, so that a problem's numbers meet those of
+others only in elementwise operations on contiguous rows; sums over steps have a fixed order; a converged problem is
+taken out and never touched again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tributary_opt.optimization.closed_form import (
+    _SMALLEST_STEP_DECAY,
+    FloatArray,
+    SolveStatus,
+    _clip,
+    _fill_shapes,
+)
+from tributary_opt.optimization.problem import Problem, convexity_limit
+
+__all__ = ["Method", "Solution", "kkt_residual", "solve"]
+
+IntArray = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
+
+# Problems x slices worked on at once: 8,192 of 48 slices (measured; an eighth of it is 1.8x slower).
+_CHUNK_ELEMENTS = 8192 * 48
+# Holdings below this share of the order may be 0: the backward recursion starts at the last slice above it.
+_NEGLIGIBLE = 1e-290
+# Overshooting is cut off here, in fractions of the order; its slope is of no use then.
+_OVERSHOOT = 1e60
+_STEEPEST = 1e290
+# |x_0/X - 1| at which one linear step of every slice finishes the problem: what it leaves is the square of this.
+_CLOSE = 1e-9
+_MOST_SWEEPS = 200
+_SMALLEST_RISK, _LARGEST_RISK = 1e-300, 1e300
+
+
+class Method(IntEnum):
+    """How a problem was solved."""
+
+    REFUSED = 0
+    CLOSED_FORM = 1
+    RICCATI = 2
+    WATER_FILLING = 3
+    SHOOTING = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Optimal schedules of a batch; NaN where `status` refuses."""
+
+    slices: FloatArray  #: n_j, shape (..., N): 0 <= n_j <= c_j. [contracts]
+    holdings: FloatArray  #: x_j, shape (..., N + 1): X down to 0, never rising. [contracts]
+    method: NDArray[np.int8]  #: `Method`, shape (...). [-]
+    sweeps: NDArray[np.int16]  #: backward sweeps that shooting or water-filling took, shape (...). [-]
+    status: NDArray[np.int8]  #: `SolveStatus`, shape (...). [-]
+
+
+def solve(problem: Problem) -> Solution:
+    """Optimal schedule of every problem of a batch.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    Solution
+        ``holdings`` begins with X and ends with 0 exactly; slices are >= 0, at most their cap, and add up to X within
+        4 units of rounding (within N of them where the caps themselves add up to no more). Status
+        ``INFEASIBLE``: Σ c_j < X(1 - N eps). ``BEYOND_CONVEXITY``: power law under ``paper`` with room for a slice
+        beyond `convexity_limit`. ``TWAP_ETA_TILDE``: an a_j <= 0 leaves no minimum; the schedule is that of λ = 0.
+        ``BAD_INPUT``: a number out of range.
+    """
+    shape, n = problem.shape, problem.n_steps
+    count = int(np.prod(shape))
+    slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
+    method, sweeps = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int16)
+    status = np.zeros(count, dtype=np.int8)
+    rows = max(1, _CHUNK_ELEMENTS // n)
+    for start in range(0, count, rows):
+        part = slice(start, min(start + rows, count))
+        _Chunk(problem, part).solve(slices[part], holdings[part], method[part], sweeps[part], status[part])
+    return Solution(
+        slices.reshape(*shape, n),
+        holdings.reshape(*shape, n + 1),
+        method.reshape(shape),
+        sweeps.reshape(shape),
+        status.reshape(shape),
+    )
+
+
+def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
+    """How far a schedule is from the optimality conditions, relative to its largest costate.
+
+    With m_j the marginal cost of slice j and R_j = 2λ Σ_{i=j}^{N-1} s_i x_i, every slice that trades has m_j - R_j <= p
+    and every slice below its cap has m_j - R_j >= p, for one p. Returned is the gap from the largest of the first to
+    the smallest of the second over max |m_j| (smallest spread taken off), 0 where there is none. Slices below 1e-290 of
+    the order are left out.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        [-]
+    """
+    count, n = int(np.prod(problem.shape)), problem.n_steps
+    chunk = _Chunk(problem, slice(0, count))
+    part = np.ascontiguousarray(np.asarray(slices, dtype=float).reshape(count, n).T) / chunk.size
+    held, later = np.zeros_like(part), np.zeros_like(part)
+    np.cumsum(part[:0:-1], axis=0, out=held[-2::-1])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        np.cumsum((2.0 * chunk.risk * held)[::-1], axis=0, out=later[::-1])
+        marginal = chunk.dearer - chunk.bend * part
+        marginal += (1.0 + chunk.k) * np.power(part, np.broadcast_to(chunk.k, part.shape)) / chunk.cheapness
+        value = marginal - later
+        tradable = chunk.cheapness > 0
+        full = part >= np.minimum(chunk.fraction, 1.0) * (1.0 - 4e-16)
+        least = np.where((part > _NEGLIGIBLE) & tradable, value, -np.inf).max(axis=0)
+        most = np.where(tradable & ~full, value, np.inf).min(axis=0)
+        size = np.where(tradable, np.abs(marginal), 0.0).max(axis=0)
+        gap = np.where(np.isfinite(least) & np.isfinite(most), least - most, 0.0)
+        residual = np.maximum(gap, 0.0) / np.where(size > 0, size, 1.0)
+    return np.asarray(np.where(np.isnan(part).any(axis=0), np.nan, residual).reshape(problem.shape))
+
+
+class _Chunk:
+    """Some problems of a batch, steps first, scaled to fractions of the order."""
+
+    def __init__(self, problem: Problem, part: slice) -> None:
+        own = problem
+        if len(problem.shape) == 1:
+            own = problem.take(part)
+        elif problem.shape:
+            own = problem.take(np.unravel_index(np.arange(part.start, part.stop), problem.shape))
+
+        def steps(array: FloatArray) -> FloatArray:
+            return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
+
+        good = own.valid.reshape(-1)
+        self.n_steps = problem.n_steps
+        self.size = np.where(good, own.order_size.reshape(-1), 1.0)
+        self.k = np.where(good, own.exponent.reshape(-1), 1.0)
+        lam = np.where(good, own.risk_aversion.reshape(-1), 0.0)
+        gamma = np.where(good, own.gamma.reshape(-1), 0.0)
+        impact, sd, spread = (np.where(good, steps(a), 0.0) for a in (own.impact, own.slice_sd, own.spread))
+        self.cap = np.where(good, steps(own.cap), np.inf)
+        limit = np.full_like(self.cap, np.inf)
+        if problem.permanent == "paper" and (self.k < 1).any():
+            limit = np.where(good, steps(convexity_limit(own)), np.inf)
+
+        tradable = self.cap > 0
+        cheapest = np.where(tradable, impact, np.inf).min(axis=0)
+        no_minimum = ~(cheapest > 0) & tradable.any(axis=0)
+        # Without a minimum: the λ = 0 schedule of the same shape (a_j all of one sign), else equal slices.
+        one_sign = no_minimum & (np.where(tradable, impact, -1.0) < 0).all(axis=0)
+        impact = np.where(one_sign, -impact, np.where(no_minimum, 1.0, impact))
+        lam, gamma = np.where(no_minimum, 0.0, lam), np.where(no_minimum, 0.0, gamma)
+        self.paper = (gamma > 0) & (self.k < 1) & (problem.permanent == "paper")
+        beyond = self.paper & (np.where(tradable, np.minimum(self.size, self.cap), 0.0) > limit).any(axis=0)
+        impact = np.where(tradable, impact, np.inf)
+        reference = impact.min(axis=0)
+        reference = np.where(np.isfinite(reference) & (reference > 0), reference, 1.0)
+
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            self.cheapness = reference / impact  # a_ref / a_j, 0 where nothing trades
+            fraction = self.cap / self.size
+            self.fraction = np.where(fraction < 1, fraction, np.inf)
+            unit = reference * np.power(self.size, self.k)
+            dearer = spread - np.where(tradable, spread, np.inf).min(axis=0)
+            self.dearer = np.where(tradable & (dearer > 0), dearer / unit, 0.0)
+            self.bend = np.where(self.paper, gamma * np.power(self.size, 1.0 - self.k) / reference, 0.0)
+            self.turn = limit / self.size
+        self.risk = _risk(lam, sd, np.power(self.size, 1.0 - self.k), reference)
+
+        room = np.zeros(self.size.shape)
+        for row in np.minimum(fraction, 1.0):
+            room = room + row
+        infeasible = ~(room >= 1.0 - self.n_steps * np.finfo(float).eps)
+        self.full = room <= 1.0 + 4.0 * np.finfo(float).eps  # no more room than order: the caps are the schedule
+        self.status = np.select(
+            [~good, infeasible, beyond, no_minimum],
+            [SolveStatus.BAD_INPUT, SolveStatus.INFEASIBLE, SolveStatus.BEYOND_CONVEXITY, SolveStatus.TWAP_ETA_TILDE],
+            SolveStatus.OK,
+        ).astype(np.int8)
+        self.method = self._methods(~good | infeasible | beyond)
+
+    def _methods(self, refused: BoolArray) -> NDArray[np.int8]:
+        free = np.isinf(self.fraction) | (self.cheapness == 0)
+        uncapped, one_spread = free.all(axis=0), (self.dearer == 0).all(axis=0)
+        constant = (self.cheapness == 1).all(axis=0) & (self.risk == self.risk[0]).all(axis=0) & uncapped
+        riskless = (self.risk[:-1] == 0).all(axis=0)
+        linear = (self.k == 1) & uncapped & one_spread
+        return np.select(
+            [refused, linear & constant, riskless | self.full, linear],
+            [Method.REFUSED, Method.CLOSED_FORM, Method.WATER_FILLING, Method.RICCATI],
+            Method.SHOOTING,
+        ).astype(np.int8)
+
+    def solve(
+        self,
+        slices: FloatArray,
+        holdings: FloatArray,
+        method: NDArray[np.int8],
+        sweeps: NDArray[np.int16],
+        status: NDArray[np.int8],
+    ) -> None:
+        method[:], status[:] = self.method, self.status
+        for how in Method:
+            rows = np.flatnonzero(self.method == how)
+            if not len(rows):
+                continue
+            if how == Method.REFUSED:
+                slices[rows] = holdings[rows] = np.nan
+                continue
+            size = self.size[rows, np.newaxis]
+            if how == Method.CLOSED_FORM:
+                remaining, traded = np.empty((len(rows), self.n_steps + 1)), np.empty((len(rows), self.n_steps))
+                root = np.sqrt(self.risk[0, rows])
+                decay = np.where(root > 0, 2.0 * np.arcsinh(0.5 * root), _SMALLEST_STEP_DECAY)
+                _fill_shapes(decay, remaining, traded)
+                slices[rows], holdings[rows] = size * traded, size * remaining
+                continue
+            if how == Method.RICCATI:
+                parts = self._riccati(rows)
+            else:
+                parts, sweeps[rows] = self._shoot(rows, how == Method.WATER_FILLING)
+            held = np.zeros((self.n_steps + 1, len(rows)))
+            for j in range(self.n_steps - 1, -1, -1):
+                np.add(held[j + 1], parts[j], out=held[j])
+            np.minimum(held, 1.0, out=held)
+            held[0] = 1.0
+            cap = self.cap[:, rows].T
+            whole = size * parts.T
+            capped = parts.T >= self.fraction[:, rows].T
+            slices[rows] = np.minimum(np.where(capped, cap, whole), cap)
+            holdings[rows] = size * held.T
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # k = 1, no caps
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _riccati(self, rows: IntArray) -> FloatArray:
+        """S_j = 1/a_j + S_{j+1}/(1 + λ s_j S_{j+1}) backward, n_j = x_{j-1} / (a_j S_j) forward.
+
+        S is the inverse of the usual a_j ρ_j: with it a slice that cannot trade (1/a_j = 0) needs no exception, nothing
+        cancels, and what is kept, 1 - ρ_j, is a quotient of its own rather than a difference.
+        """
+        ease, risk = self.cheapness[:, rows], self.risk[:, rows]
+        n = self.n_steps
+        share, kept = np.empty((n, len(rows))), np.empty((n, len(rows)))
+        later = np.zeros(len(rows))
+        with np.errstate(over="ignore"):
+            for j in range(n - 1, -1, -1):
+                rest = later / (1.0 + risk[j] * later)
+                later = ease[j] + rest
+                scale = np.where(later > 0, later, 1.0)
+                np.divide(ease[j], scale, out=share[j])
+                np.divide(rest, scale, out=kept[j])
+        held = np.ones(len(rows))
+        for j in range(n):
+            np.multiply(share[j], held, out=share[j])
+            held = kept[j] * held
+        return _closed_sum(share, share)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Everything else
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _shoot(self, rows: IntArray, riskless: bool) -> tuple[FloatArray, NDArray[np.int16]]:
+        """Solve x_0(θ) = 1 for θ, the logarithm of the last costate less the smallest spread."""
+        n = self.n_steps
+        parts = np.empty((n, len(rows)))
+        sweeps = np.zeros(len(rows), dtype=np.int16)
+        full = self.full[rows]
+        if full.any():
+            parts[:, full] = np.minimum(self.fraction[:, rows[full]], 1.0)
+            # Slices without a cap of their own (c_j >= X) can only be the whole order: then nothing else has room.
+            rows_left = np.flatnonzero(~full)
+        else:
+            rows_left = np.arange(len(rows))
+        if not len(rows_left):
+            return parts, sweeps
+        shot = _Shot(self, rows[rows_left], riskless)
+        level = shot.first_guess()
+        if not riskless:
+            shot.cut_tail()
+        search = _Search(shot.floor(), np.log(shot.most), shot.pole)
+        place = np.arange(len(rows_left))  # where in rows_left each problem still being solved belongs
+        for sweep in range(1, _MOST_SWEEPS + 1):
+            total, slope, clipped = shot.sweep(level)
+            error = total - 1.0
+            following, stuck = search.next(level, total, slope, clipped)
+            near = (np.abs(error) <= _CLOSE) & ~clipped
+            crossing = shot.crossing(error, slope, near)
+            done = (near & ~crossing) | (np.abs(error) <= 2e-16 * n) | stuck
+            sweeps[rows_left[place[done]]] = sweep
+            if done.any():
+                parts[:, rows_left[place[done]]] = shot.finish(done, error, slope)
+                keep = np.flatnonzero(~done)
+                if not len(keep):
+                    break
+                shot.keep(keep)
+                search.keep(keep)
+                place, following = place[keep], following[keep]
+            level = following
+        else:  # bisection alone halves the bracket to nothing in fewer sweeps than these
+            raise AssertionError(f"{len(place)} problems did not converge")
+        return parts, sweeps
+
+
+class _Search:
+    """Safeguarded Newton for x_0(θ) = 1.
+
+    Below the root log x_0 is nearly straight in θ. Above it x_0 explodes like (θ_c - θ)^(-1/s), s = (1 - k)/(1 + k),
+    and x_0^-s is. Newton's step is taken for g = log x_0 below and (1 - x_0^-s)/s above: at 1 they meet with one slope.
+    Where it leaves the bracket, or the bracket has not halved in two sweeps, the next point is between its ends: by
+    regula falsi in g and by halving, in turns.
+    """
+
+    def __init__(self, floor: FloatArray, ceiling: FloatArray, pole: FloatArray) -> None:
+        count = len(floor)
+        self.pole, self.ceiling = pole, ceiling
+        self.low, self.high = floor.copy(), np.full(count, np.inf)
+        self.at_low, self.at_high = np.full(count, -np.inf), np.full(count, np.inf)  # g there
+        self.before = np.full(count, np.inf)  # width of the bracket a sweep ago
+        self.earlier = np.full(count, np.inf)  # and two sweeps ago
+        self.stride = np.ones(count)
+        self.seen_low = np.zeros(count, dtype=bool)
+        self.turn = np.zeros(count, dtype=bool)
+
+    def keep(self, rows: IntArray) -> None:
+        for name, array in list(self.__dict__.items()):
+            setattr(self, name, array[rows])
+
+    def next(
+        self, level: FloatArray, total: FloatArray, slope: FloatArray, clipped: BoolArray
+    ) -> tuple[FloatArray, BoolArray]:
+        """Where to look next, and where there is nothing left to look at."""
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            below = total < 1.0
+            s = np.where(self.pole > 1e-3, self.pole, 1.0)
+            log = np.log(total)
+            shrunk = np.power(np.minimum(total, _OVERSHOOT), -s)
+            straight = below | (self.pole <= 1e-3)
+            value = np.where(straight, log, (1.0 - shrunk) / s)
+            newton = level - value / np.where(straight, slope / total, shrunk * slope / total)
+            self.low, self.at_low = np.where(below, level, self.low), np.where(below, value, self.at_low)
+            self.high, self.at_high = np.where(below, self.high, level), np.where(below, self.at_high, value)
+            width = self.high - self.low
+            slow = width > 0.5 * self.earlier
+            inside = (newton > self.low) & (newton < np.minimum(self.high, self.ceiling)) & ~clipped & ~slow
+            falsi = (self.low * self.at_high - self.high * self.at_low) / (self.at_high - self.at_low)
+            use_falsi = (falsi > self.low) & (falsi < self.high) & ~self.turn
+            between = np.where(use_falsi, falsi, 0.5 * (self.low + self.high))
+            open_ = np.where(
+                below, np.minimum(level + self.stride, self.ceiling), np.maximum(level - self.stride, self.low)
+            )
+            self.seen_low |= below
+            bracketed = np.isfinite(self.high) & self.seen_low
+            following = np.where(inside, newton, np.where(bracketed, between, open_))
+            self.turn = np.where(inside | ~bracketed, self.turn, ~self.turn)
+            self.stride = np.where(inside | bracketed, self.stride, 2.0 * self.stride)
+            self.earlier = np.where(bracketed, self.before, np.inf)
+            self.before = np.where(bracketed, width, np.inf)
+            stuck = (following == level) | (width <= 4e-16 * np.abs(level))
+        return following, stuck
+
+
+class _Shot:
+    """The backward recursion of a set of problems, and the last path it found."""
+
+    def __init__(self, chunk: _Chunk, rows: IntArray, riskless: bool) -> None:
+        self.k = chunk.k[rows]
+        self.inverse_k = 1.0 / self.k
+        self.pole = (1.0 - self.k) / (1.0 + self.k)
+        self.ease = chunk.cheapness[:, rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
+        self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, rows]
+        self.cap = np.where(self.ease > 0, chunk.fraction[:, rows], 0.0)
+        self.dearer = chunk.dearer[:, rows]
+        self.one_spread = not self.dearer.any()
+        self.bend, self.turn = chunk.bend[rows], chunk.turn[:, rows]
+        self.bent = bool(chunk.paper[rows].any())
+        self.riskless = riskless
+        self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
+        self.late = False
+        # Costates beyond this fill any slice to more than the overshoot; the bound keeps the recursion finite.
+        self.most = (
+            (1.0 + self.k)
+            * np.power(_OVERSHOOT, self.k)
+            / np.where(chunk.cheapness[:, rows] > 0, chunk.cheapness[:, rows], np.inf).min(axis=0)
+        )
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self.path, self.slopes = np.empty_like(self.ease), np.empty_like(self.ease)
+
+    def keep(self, rows: IntArray) -> None:
+        """Go on with these only."""
+        for name in ("k", "inverse_k", "pole", "bend", "first", "most"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in ("ease", "twice_risk", "cap", "dearer", "turn"):
+            setattr(self, name, np.take(getattr(self, name), rows, axis=1))
+        self._allocate()
+
+    def first_guess(self) -> FloatArray:
+        """The level at which the slices add up to the order without risk, caps and differing spreads."""
+        each = np.power(self.ease, np.ascontiguousarray(np.broadcast_to(self.inverse_k, self.ease.shape)))
+        total = np.zeros(len(self.k))
+        for row in each:
+            total = total + row
+        return -self.k * np.log(total)
+
+    def floor(self) -> FloatArray:
+        """The level at which no slice is above 1e-290 of the order."""
+        return np.asarray(self.k * np.log(_NEGLIGIBLE))
+
+    def cut_tail(self) -> None:
+        """Find the last slice that trades more than 1e-290 of the order; those after it are left at 0."""
+        least = self.floor()
+        # A step backward multiplies max(x, p^(1/k)) by at most 1 + (1 + 2r)^(1/k): most problems need no look.
+        growth = np.log(2.0) + np.log1p(self.twice_risk.max(axis=0)) * self.inverse_k
+        urgent = np.flatnonzero(growth * len(self.ease) > -np.log(_NEGLIGIBLE))
+        if not len(urgent):
+            return
+        part = _Shot.__new__(_Shot)
+        part.__dict__.update(self.__dict__)
+        part.keep(urgent)
+        urgent = urgent[part.sweep(least[urgent])[0] >= 1.0]
+        if not len(urgent):
+            return
+        part.__dict__.update(self.__dict__)
+        part.keep(urgent)
+        low, high = np.zeros(len(urgent), dtype=np.intp), part.first.copy()  # x_0 < 1 when starting at low, not at high
+        part.late = True
+        while (high - low > 1).any():
+            part.first = (low + high) // 2
+            under = part.sweep(least[urgent])[0] < 1.0
+            low, high = np.where(under, part.first, low), np.where(under, high, part.first)
+        self.first[urgent] = np.maximum(low, 1)
+        self.late = True
+
+    def sweep(self, level: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """x_0 and dx_0/dθ at last costates e^θ, and where the overshoot made the slope useless."""
+        count = len(level)
+        price = np.exp(level)
+        change = price.copy()
+        total, slope = np.zeros(count), np.zeros(count)
+        work, more = np.empty(count), np.empty(count)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for j in range(len(self.ease) - 1, -1, -1):
+                if not self.riskless:
+                    np.multiply(self.twice_risk[j], total, out=work)
+                    np.add(price, work, out=price)
+                    np.multiply(self.twice_risk[j], slope, out=work)
+                    np.add(change, work, out=change)
+                    np.minimum(price, self.most, out=price)
+                    np.minimum(change, _STEEPEST, out=change)
+                above = price if self.one_spread else np.maximum(price - self.dearer[j], 0.0)
+                traded = self.path[j]
+                np.multiply(above, self.ease[j], out=work)
+                np.power(work, self.inverse_k, out=traded)
+                if self.bent:
+                    moved = self._bent(j, above, traded) * change
+                else:
+                    np.multiply(traded, self.inverse_k, out=more)
+                    np.divide(more, above, out=more)
+                    moved = np.multiply(more, change, out=more)
+                    if not self.one_spread:
+                        moved[above == 0] = 0.0
+                cap = self.cap[j] if not self.late else np.where(j < self.first, self.cap[j], 0.0)
+                # 1 where the slice is below its cap, else 0: in floats, a product with a mask is ten times slower.
+                np.subtract(cap, traded, out=work)
+                np.multiply(work, 1e300, out=work)
+                np.minimum(np.maximum(work, 0.0, out=work), 1.0, out=work)
+                np.minimum(moved, _STEEPEST, out=moved)
+                np.multiply(moved, work, out=self.slopes[j])
+                np.minimum(traded, cap, out=traded)
+                np.add(total, traded, out=total)
+                np.add(slope, self.slopes[j], out=slope)
+        bad = ~np.isfinite(slope)
+        slope[bad] = 1.0
+        return total, slope, bad | (total > 0.5 * _OVERSHOOT)
+
+    def _bent(self, j: int, above: FloatArray, traded: FloatArray) -> FloatArray:
+        """Solve (k+1) a y^k - γ y = q for y, in place; returns dy/dq. Concave, so Newton comes from the left."""
+        k, ease, bend = self.k, self.ease[j], self.bend
+        turn = np.minimum(self.turn[j], _OVERSHOOT)
+        ease = np.where(ease > 0, ease, 1.0)
+        summit = np.power(turn, k) / ease - bend * turn
+        root = np.where((bend > 0) & (above >= summit), turn, np.minimum(traded, turn))
+        open_ = (bend > 0) & (above < summit) & (root > 0) & (self.ease[j] > 0)
+        rate = np.ones_like(root)
+        for _ in range(200):
+            raised = np.power(root, k) / ease
+            rate = k * raised / np.where(root > 0, root, 1.0) - bend
+            step = np.where(open_ & (rate > 0), (above - (raised - bend * root)) / np.where(rate > 0, rate, 1.0), 0.0)
+            moved = np.minimum(root + step, turn)
+            open_ &= moved > root
+            if not open_.any():
+                break
+            root = np.where(open_, moved, root)
+        traded[:] = np.where(self.ease[j] > 0, root, 0.0)
+        return np.where(
+            (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
+        )
+
+    def crossing(self, error: FloatArray, slope: FloatArray, near: BoolArray) -> BoolArray:
+        """Where the finishing step would carry a slice across its cap or below 0."""
+        found = np.zeros(len(error), dtype=bool)
+        rows = np.flatnonzero(near)
+        if len(rows):
+            shift = self.slopes[:, rows] * (error[rows] / slope[rows])
+            after = self.path[:, rows] - shift
+            found[rows] = ((after > self.cap[:, rows]) | (after < 0)).any(axis=0)
+        return found
+
+    def finish(self, done: BoolArray, error: FloatArray, slope: FloatArray) -> FloatArray:
+        """The path of those that are done, moved onto Σ = 1 along its own derivative."""
+        rows = np.flatnonzero(done)
+        path, slopes, cap = self.path[:, rows], self.slopes[:, rows], self.cap[:, rows]
+        path = path + slopes * _missing(path, slope[rows])
+        path = np.minimum(np.maximum(path, 0.0), cap)
+        apart = np.flatnonzero(np.abs(_missing(path, np.ones(len(rows)))) > 1e-12)
+        if len(apart):
+            path[:, apart] = _made_whole(path[:, apart], cap[:, apart])
+        return _closed_sum(path, np.where(path < cap, path, 0.0))
+
+
+def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
+    high, low = _exact_sum(path)
+    return np.where(slope > 0, ((1.0 - high) - low) / np.where(slope > 0, slope, 1.0), 0.0)
+
+
+def _made_whole(parts: FloatArray, cap: FloatArray) -> FloatArray:
+    """What no double p_N resolves: what is missing goes to the earliest slices with room, an excess from the last ones.
+
+    Only risks near the end of the range, with spreads that vary, come here.
+    """
+    rest = np.ones(parts.shape[1])
+    for row in parts:
+        np.minimum(row, rest, out=row)
+        rest = rest - row
+    for row, most in zip(parts, cap, strict=True):
+        more = np.minimum(most - row, rest)
+        row += more
+        rest = rest - more
+    return parts
+
+
+def _closed_sum(parts: FloatArray, free: FloatArray) -> FloatArray:
+    """Put what is missing to 1, a few units of rounding, on each problem's largest free slice."""
+    largest = free.argmax(axis=0)
+    lane = np.arange(parts.shape[1])
+    for _ in range(2):
+        high, low = _exact_sum(parts)
+        missing = (1.0 - high) - low
+        moved = np.maximum(parts[largest, lane] + missing, 0.0)
+        parts[largest, lane] = np.where(free[largest, lane] > 0, moved, parts[largest, lane])
+    return parts
+
+
+def _exact_sum(parts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sum over the first axis to twice the precision (Knuth's two-sum), as a double and its error."""
+    high, low = parts[-1].copy(), np.zeros(parts.shape[1])
+    for row in parts[-2::-1]:
+        total = high + row
+        back = total - high
+        low += (high - (total - back)) + (row - back)
+        high = total
+    return high, low
+
+
+def _risk(lam: FloatArray, sd: FloatArray, size: FloatArray, reference: FloatArray) -> FloatArray:
+    """λ s_j X^(1-k) / a, from mantissas and exponents apart; 0 below 1e-300, at most 1e300."""
+    lam_m, lam_e = np.frexp(lam)
+    sd_m, sd_e = np.frexp(sd)
+    size_m, size_e = np.frexp(size)
+    ref_m, ref_e = np.frexp(reference)
+    mantissa = (lam_m * size_m / ref_m) * np.square(sd_m)
+    exponent = (lam_e + size_e - ref_e) + 2 * sd_e
+    value = np.minimum(np.ldexp(mantissa, _clip(exponent, -1400, 1000)), _LARGEST_RISK)
+    return np.where(value < _SMALLEST_RISK, 0.0, value)
