@@ -515,7 +515,11 @@ def test_waiting_for_a_table_that_is_not_there_says_so(db: QuestDB) -> None:
 
 
 def test_migration_creates_everything_and_then_nothing(db: QuestDB) -> None:
+    planned = db.migrate(dry_run=True)
+    assert db.tables() == []
     done = db.migrate()
+    assert [line.partition(" ")[2] for line in done] == [line.partition(" ")[2] for line in planned]
+    assert planned[0] == "create table ac_market_days"
     assert len(done) == len(schema.TABLES) + len(schema.VIEWS)
     assert db.tables() == sorted(schema.TABLES)
     for name, table in schema.TABLES.items():

@@ -30,8 +30,8 @@ from tributary_opt.storage.questdb import QuestDB, TableShape, check_frame, iden
 log = logging.getLogger(__name__)
 
 TableName = Literal["trades", "orderbook_snapshots", "markets"]
-Progress = Callable[[str, int, int | None], None]
-"""Told the step (`check` or `send`), the rows done in it, and the rows in all where they are known."""
+Progress = Callable[[int, int | None], None]
+"""Told the rows done and the rows in all, each row once for its check and once for its sending; None: not known yet."""
 
 _BATCH_ROWS: Final = 200_000
 _CSV_BLOCK: Final = 16 << 20  # bytes
@@ -126,7 +126,7 @@ def load_file(
             raise LoadRefused(f"{path.name}, rows {rows} to {rows + len(frame)}: {error}") from error
         rows += len(frame)
         if progress is not None:
-            progress("check", rows, file.rows)
+            progress(rows, None if file.rows is None else 2 * file.rows)
 
     if created:
         db.execute(source.ddl(target_name, rename))
@@ -138,7 +138,7 @@ def load_file(
         db.send(shape, load.changed(frame, known_reference) if load.stamps_itself else frame)
         sent += len(frame)
         if progress is not None:
-            progress("send", sent, rows)
+            progress(rows + sent, 2 * rows)
     db.wait(target_name, timeout_s=600)
     new = _count(db, shape) - before
     report = LoadReport(

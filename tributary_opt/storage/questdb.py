@@ -55,6 +55,7 @@ _IDLE_S: Final = 5.0  # a PostgreSQL connection idle for longer is tried before 
 _EXPORT_HEAD: Final = "SELECT * FROM (\n"
 _EXPORT_TAIL: Final = "\n) LIMIT 9223372036854775807"
 
+_PAST: Final = {"create": "created", "add": "added", "replace": "replaced"}
 _RACED: Final = ("already exists", "duplicate column", "table busy")
 _TEXT: Final = ("SYMBOL", "VARCHAR", "STRING", "UUID", "CHAR")
 _INTEGERS: Final = {"BYTE": 8, "SHORT": 16, "INT": 32, "LONG": 64}
@@ -393,8 +394,8 @@ class QuestDB:
         """Create one of our tables where it is missing."""
         self.execute(table.ddl())
 
-    def migrate(self) -> list[str]:
-        """Bring all of our tables and views up to date; what was done, a line each.
+    def migrate(self, *, dry_run: bool = False) -> list[str]:
+        """Bring all of our tables and views up to date; what was done (or with `dry_run` would be), a line each.
 
         Missing tables are created, missing columns added, views whose text changed replaced. Nothing is changed
         anywhere where one table differs in another way.
@@ -405,11 +406,27 @@ class QuestDB:
             For another type, designated timestamp or set of dedup keys, for a column the schema does not know, for a
             table without WAL: the exact differences and what to do.
         """
+        if dry_run:
+            return [f"{verb} {what}" for verb, what, _ in self._outstanding()]
         return _insistent(
             self._migrate, _Raced, timeout_s=10.0, what=f"{self!r}: tables change while they are brought up to date"
         )
 
     def _migrate(self) -> list[str]:
+        done = []
+        altered = set()
+        for verb, what, sql in self._outstanding():
+            self._change(sql)
+            done.append(f"{_PAST[verb]} {what}")
+            log.info("%s", done[-1])
+            if sql.startswith("ALTER TABLE"):
+                altered.add(sql.split()[2])
+        for name in altered:
+            self.wait(name)
+        return done
+
+    def _outstanding(self) -> list[tuple[str, str, str]]:
+        """What is to be done, in order: verb, object and SQL."""
         kinds = dict(self.rows("SELECT table_name, table_type FROM tables()"))
         shapes = {name: self.describe(name) for name in schema.TABLES if kinds.get(name) == "T"}
         differences = [f"{name} is a view" for name in schema.TABLES if kinds.get(name, "T") != "T"]
@@ -421,29 +438,22 @@ class QuestDB:
                 f"{self!r} does not fit schema version {schema.SCHEMA_VERSION}: {'; '.join(differences)}"
             )
 
-        done = []
+        steps = []
         for name, table in schema.TABLES.items():
             if name not in shapes:
-                self._change(table.ddl())
-                done.append(f"created table {name}")
+                steps.append(("create", f"table {name}", table.ddl()))
                 continue
             for column in table.columns:
                 if column.name not in shapes[name].columns:
                     # One statement a column: the server refuses several for a table with WAL.
-                    self._change(f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}")
-                    done.append(f"added column {name}.{column.name} {column.type}")
-            self.wait(name)
-        views = {
-            name: (sql, status)
-            for name, sql, status in self.rows("SELECT view_name, view_sql, view_status FROM views()")
-        }
+                    sql = f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}"
+                    steps.append(("add", f"column {name}.{column.name} {column.type}", sql))
+        views = {name: tuple(rest) for name, *rest in self.rows("SELECT view_name, view_sql, view_status FROM views()")}
         for name, sql in schema.VIEWS.items():
             if views.get(name) != (sql, "valid"):
-                self._change(f"CREATE OR REPLACE VIEW {name} AS ({sql})")
-                done.append(f"{'replaced' if name in views else 'created'} view {name}")
-        for line in done:
-            log.info("%s", line)
-        return done
+                verb = "replace" if name in views else "create"
+                steps.append((verb, f"view {name}", f"CREATE OR REPLACE VIEW {name} AS ({sql})"))
+        return steps
 
     def _change(self, sql: str) -> None:
         try:
@@ -745,6 +755,8 @@ def check_frame(shape: TableShape, frame: pd.DataFrame, exact: bool = False) -> 
         raise ValueError(f"table {shape.name} must have a designated timestamp, has none")
     for name in names:
         kind = shape.columns[name]
+        if name != shape.timestamp and not frame[name].notna().any():
+            continue  # null throughout, and then left out of the request, whatever its type
         wrong = _wrong_with(kind, frame[name], designated=name == shape.timestamp)
         if wrong is not None:
             raise ValueError(f"column {name} ({kind}) of a frame for {shape.name} must {wrong}")
