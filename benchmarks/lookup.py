@@ -75,11 +75,18 @@ def main() -> None:
                 start = time.perf_counter()
                 look(i)
                 took[name].append(time.perf_counter() - start)
-        shown = Table("", "median ms", "p95 ms", title=f"{len(ids):,} markets, {path.stat().st_size / 1e6:.0f} MB, {groups} row groups")
+        shown = Table(
+            "",
+            "median ms",
+            "p95 ms",
+            title=f"{len(ids):,} markets, {path.stat().st_size / 1e6:.0f} MB, {groups} row groups",
+        )
         for name, times in took.items():
             shown.add_row(name, f"{statistics.median(times) * 1e3:.2f}", f"{np.quantile(times, 0.95) * 1e3:.2f}")
         ratio = statistics.median(took["ours"]) / statistics.median(took["by hand"])
-        shown.add_row("ratio", f"{ratio:.2f}", f"{np.quantile(took['ours'], 0.95) / np.quantile(took['by hand'], 0.95):.2f}")
+        shown.add_row(
+            "ratio", f"{ratio:.2f}", f"{np.quantile(took['ours'], 0.95) / np.quantile(took['by hand'], 0.95):.2f}"
+        )
         Console().print(shown)
 
 

@@ -4,8 +4,8 @@
     python benchmarks/night.py --history 30      what a night reads with 1 to 30 days behind it (smaller by default)
 
 Floor of a night: its aggregation queries asked by hand, one Sender request with its rows, one read-back over /exp, the
-same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many tasks.
-Each repeat is a new run (its settings differ in a figure that changes no row), so that nothing is known beforehand.
+same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many
+tasks. Each repeat is a new run (its settings differ in a figure that changes no row): nothing is known beforehand.
 """
 
 from __future__ import annotations
@@ -74,8 +74,12 @@ def prefect_server(port: int = 4299) -> Iterator[None]:
         [prefect, "server", "start", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        subprocess.run([prefect, "server", "status", "--wait", "--timeout", "90"], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([prefect, "gcl", "create", "tributary-writer", "--limit", "1"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [prefect, "server", "status", "--wait", "--timeout", "90"], check=True, stdout=subprocess.DEVNULL
+        )
+        subprocess.run(
+            [prefect, "gcl", "create", "tributary-writer", "--limit", "1"], check=True, stdout=subprocess.DEVNULL
+        )
         yield
     finally:
         server.terminate()
@@ -107,7 +111,7 @@ def fill(chosen: argparse.Namespace) -> None:
 
 
 def choices(i: int) -> Any:
-    """Settings of one repeat: a cap on a quote's age that no quote reaches, so the rows stay the same and the run is new."""
+    """Settings of one repeat: a cap on a quote's age that no quote reaches. The rows stay the same, the run is new."""
     from tributary_opt.night import Choices
     from tributary_opt.settings import CalibrationRules, StatisticsRules
 
@@ -119,9 +123,9 @@ def choices(i: int) -> Any:
 
 def against_floor(chosen: argparse.Namespace) -> None:
     """Flow and floor in turn, then the table."""
-    from flows.nightly import nightly
     from prefect import flow, task
 
+    from flows.nightly import nightly
     from tributary_opt.night import open_night
     from tributary_opt.settings import Settings
     from tributary_opt.storage.questdb import QuestDB
@@ -185,7 +189,8 @@ def floor(settings: Any, run_id: str, queries: list[str], took: dict[str, list[f
                 by_hand(exp, sql)
         with timed(took, "floor: one Sender request a table"):
             for table, frame in frames.items():
-                conf = f"http::addr={server.host}:{server.http_port};auto_flush=off;max_buf_size=2147483648;request_timeout=600000;"
+                conf = f"http::addr={server.host}:{server.http_port};auto_flush=off;"
+                conf += "max_buf_size=2147483648;request_timeout=600000;"
                 with questdb.Sender.from_conf(conf) as sender:
                     sent = frame.dropna(axis=1, how="all")
                     sender.dataframe(sent, table_name=f"floor_{table.name}", at=table.timestamp)

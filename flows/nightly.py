@@ -41,7 +41,7 @@ def nightly(
         with timed(timings, "observe"):
             fresh = tasks.observed(chunks, choices, [plan], store=not dry_run)
         with timed(timings, "calibrate"):
-            calibrated = tasks.calibrated_chunks(chunks, choices, plan, fresh, dry_run=dry_run)
+            calibrated = tasks.calibrated_chunks(chunks, choices, plan, fresh)
         with timed(timings, "precompute"):
             solved = chunks.map(tasks.precompute, {"calibrated": calibrated}, grid=grid, as_of=plan.as_of)
 

@@ -39,7 +39,7 @@ def recalibrate(
         with timed(timings, "observe"):
             fresh = tasks.observed(chunks, choices, [plan], store=not dry_run)
         with timed(timings, "calibrate"):
-            calibrated = tasks.flat(tasks.calibrated_chunks(chunks, choices, plan, fresh, dry_run=dry_run))
+            calibrated = tasks.flat(tasks.calibrated_chunks(chunks, choices, plan, fresh))
 
     with timed(timings, "publish"):
         none = tasks.no_schedules(calibrated, plan.as_of)

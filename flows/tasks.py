@@ -109,10 +109,10 @@ def observe(days: tuple[date, ...], label: str, choices: Choices, store: bool) -
 
 
 @task(**_TALKS_TO_QUESTDB)
-def chunk(choices: Choices, as_of: date) -> list[list[tuple[str, str]]]:
+def chunk(choices: Choices, as_of: date, fresh: pd.DataFrame | None) -> list[list[tuple[str, str]]]:
     """The markets of the window as ranges of ids, dealt out to `MAX_TASKS` tasks at most."""
     with open_night(Settings()) as night:
-        return dealt(night.chunks(choices, as_of))
+        return dealt(night.chunks(choices, as_of, fresh))
 
 
 @task(task_run_name="calibrate {label}", **_TALKS_TO_QUESTDB)
@@ -292,14 +292,11 @@ def observed(chunks: Chunks, choices: Choices, plans: Sequence[Plan], *, store: 
 
 
 def calibrated_chunks(
-    chunks: Chunks, choices: Choices, plan: Plan, fresh: pd.DataFrame | None, *, dry_run: bool
+    chunks: Chunks, choices: Choices, plan: Plan, fresh: pd.DataFrame | None
 ) -> list[list[Calibrated]]:
     """Parameters of every market of the window, by task."""
-    if dry_run:
-        over: Mapping[str, Sequence[Any]] = {"chunks": [[None]], "label": ["all markets"]}
-    else:
-        parts = chunk(choices, plan.as_of)
-        over = {"chunks": parts, "label": [_span(part[0][0], part[-1][1]) for part in parts]}
+    parts = chunk(choices, plan.as_of, fresh)
+    over: Mapping[str, Sequence[Any]] = {"chunks": parts, "label": [_span(part[0][0], part[-1][1]) for part in parts]}
     return chunks.map(calibrate, over, choices=choices, as_of=plan.as_of, fresh=fresh)
 
 

@@ -140,7 +140,8 @@ def market_days(
     sink.create(schema.MARKET_DAYS)
     rows = None if markets is None else markets if isinstance(markets, pd.DataFrame) else frame(markets)
     reference = ReferenceData(rows)
-    return MarketDays(MarketDayRows(sink), source or Source(db, SourceTables()), reference, rules, markets_per_slice=markets_per_slice)
+    rows, source = MarketDayRows(sink), source or Source(db, SourceTables())
+    return MarketDays(rows, source, reference, rules, markets_per_slice=markets_per_slice)
 
 
 def observe(days: MarketDays, as_of: date, lookback: int = 5, *, reread: bool = False) -> list[date]:

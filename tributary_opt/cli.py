@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import tributary_opt
@@ -28,6 +29,7 @@ from tributary_opt.market_data.source import SourceError
 from tributary_opt.night import Choices, NightError, open_night, run_night
 from tributary_opt.settings import Retention, Settings
 from tributary_opt.storage.embedded import EmbeddedServerError
+from tributary_opt.storage.load import load_file
 from tributary_opt.storage.questdb import QuestDBQueryError, SchemaMismatch, ServerUnavailable, TableSuspended
 from tributary_opt.storage.releases import ReleaseError
 
@@ -76,7 +78,9 @@ def main(
 def night(
     as_of: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Last trading day to use; by default the newest complete one with trades."),
+        typer.Option(
+            formats=["%Y-%m-%d"], help="Last trading day to use; by default the newest complete one with trades."
+        ),
     ] = None,
     markets: Annotated[
         str, typer.Option(help="Only these market ids, separated by commas. Such a run is stored, never made current.")
@@ -147,9 +151,7 @@ def load(
     ] = False,
 ) -> None:
     """Load files into QuestDB. Columns are checked first; the same file twice does not double."""
-    from tributary_opt.storage.load import load_file
-
-    shown = Table("file", "rows in file", "new", "already there", "stamped in the future")
+    shown = Table("file", "rows in file", "new", "already there", "stamped in the future", "remarks")
     with _refusals(), _progress() as progress:
         settings = _settings()
         with open_night(settings) as opened:
@@ -160,9 +162,17 @@ def load(
                     table.value,
                     make_ids=make_ids,
                     source_tables=settings.source_tables,
-                    progress=lambda done, total, name=path.name: progress(name, done, total),
+                    progress=partial(progress, path.name),
                 )
-                shown.add_row(path.name, *(f"{n:,}" for n in (report.rows, report.new, report.known, report.future)))
+                counts = (report.rows_in_file, report.rows_new, report.rows_known, report.rows_future)
+                remarks = {
+                    "table created": report.created,
+                    f"{report.ids_made:,} ids made": report.ids_made,
+                    f"{report.infinities:,} infinities stored as null": report.infinities,
+                    f"columns left out: {', '.join(report.ignored)}": report.ignored,
+                }
+                said = "; ".join(text for text, holds in remarks.items() if holds)
+                shown.add_row(path.name, *(f"{n:,}" for n in counts), said)
     _out.print(shown)
 
 
@@ -188,20 +198,20 @@ def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, n
     with _refusals(), open_night(_settings()) as opened:
         opened.prepare_tables()
         listed = opened.releases.runs(limit)
-    shown = Table("as_of", "run_id", "", "state", "scope", "markets", "ok", "schedules", "finished", "published", "error")
-    for row in listed.itertuples():
+    shown = Table(
+        "as_of", "run_id", "", "state", "scope", "markets", "ok", "schedules", "finished", "published", "error"
+    )
+    for row in listed.to_dict("records"):
         shown.add_row(
-            f"{row.as_of:%Y-%m-%d}",
-            row.run_id,
-            "[green]current[/]" if row.current else "",
-            row.state,
-            row.scope,
-            str(row.n_markets),
-            str(row.n_ok),
-            f"{row.n_trajectories:,}",
-            _minute(row.finished_at),
-            _minute(row.published_at),
-            row.error or "",
+            f"{row['as_of']:%Y-%m-%d}",
+            row["run_id"],
+            "[green]current[/]" if row["current"] else "",
+            row["state"],
+            row["scope"],
+            *(f"{row[name]:,}" for name in ("n_markets", "n_ok", "n_trajectories")),
+            _minute(row["finished_at"]),
+            _minute(row["published_at"]),
+            row["error"] or "",
         )
     _out.print(shown)
 
@@ -212,7 +222,8 @@ def rollback(run_id: Annotated[str, typer.Argument(help="A complete run, from `t
     with _refusals(), open_night(_settings()) as opened:
         opened.prepare_tables()
         pointer = opened.releases.rollback(run_id)
-    _out.print(f"Run [bold]{pointer.run_id}[/] as of {pointer.as_of} is current since {pointer.published_at:%Y-%m-%d %H:%M:%S} UTC.")
+    since = f"{pointer.published_at:%Y-%m-%d %H:%M:%S} UTC"
+    _out.print(f"Run [bold]{pointer.run_id}[/] as of {pointer.as_of} is current since {since}.")
 
 
 @app.command()
@@ -229,8 +240,8 @@ def maintenance(
         _out.print("Nothing to do.")
         return
     shown = Table("would do" if dry_run else "done", "what", "why")
-    for action in actions.itertuples():
-        shown.add_row(action.action, action.name, action.why)
+    for action in actions.to_dict("records"):
+        shown.add_row(action["action"], action["name"], action["why"])
     _out.print(shown)
 
 
@@ -264,15 +275,22 @@ def _refusals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_err) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def show(step: str, done: int, total: int) -> None:
+        def show(step: str, done: int, total: int | None) -> None:
             if step not in tasks:
-                tasks[step] = int(bars.add_task(step, total=max(total, 1)))
-            bars.update(tasks[step], completed=done if total else 1, total=max(total, 1))  # type: ignore[arg-type]
+                tasks[step] = bars.add_task(step, total=None)
+            # Nothing to do is done; how much there is may not be known.
+            bars.update(tasks[step], completed=done if total != 0 else 1, total=1 if total == 0 else total)
 
         yield show
 
@@ -301,17 +319,25 @@ def _show(
 def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
     """The first markets' schedules for the middle of the grid."""
     shown = Table(
-        "market", "strategy", "urgency", "order", "cost bps", "± bps", "half-life d", title="One order size, a few markets"
+        "market",
+        "strategy",
+        "urgency",
+        "order",
+        "cost bps",
+        "± bps",
+        "half-life d",
+        title="One order size, a few markets",
     )
     if not len(trajectories):
         return shown
     middle = trajectories["size_ix"].max() // 2
     first = trajectories["market_id"].drop_duplicates().iloc[:3]
     chosen = trajectories[(trajectories["size_ix"] == middle) & trajectories["market_id"].isin(first)]
-    for row in chosen[chosen["horizon_ix"] == 0].itertuples():
-        urgency = "" if pd.isna(row.urgency) else f"{row.urgency:g}"
-        numbers = (f"{row.expected_cost_bps:,.1f}", f"{row.cost_sd_bps:,.1f}", f"{row.half_life:.3f}")
-        shown.add_row(row.market_id, row.strategy, urgency, f"{row.order_size:,.6g}", *numbers)
+    for row in chosen[chosen["horizon_ix"] == 0].to_dict("records"):
+        urgency = "" if pd.isna(row["urgency"]) else f"{row['urgency']:g}"
+        cost, risk = f"{row['expected_cost_bps']:,.1f}", f"{row['cost_sd_bps']:,.1f}"
+        half_life = f"{row['half_life']:.3f}"
+        shown.add_row(row["market_id"], row["strategy"], urgency, f"{row['order_size']:,.6g}", cost, risk, half_life)
     return shown
 
 

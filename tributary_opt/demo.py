@@ -45,7 +45,9 @@ def run_demo(
             pointer = night.releases.current()
             if pointer is None:
                 raise NightError("the demo's night published nothing: look at the log above")
-            tables = (night.releases.read(t, pointer.as_of, pointer.run_id) for t in (schema.PARAMETERS, schema.TRAJECTORIES))
+            tables = (
+                night.releases.read(t, pointer.as_of, pointer.run_id) for t in (schema.PARAMETERS, schema.TRAJECTORIES)
+            )
             parameters, trajectories = (table.to_pandas() for table in tables)
     return pointer, parameters, trajectories
 

@@ -61,7 +61,11 @@ class Choices:
 
     def as_json(self) -> dict[str, Any]:
         """Canonical form, for the run id and the run's row."""
-        models: dict[str, BaseModel] = {"statistics": self.statistics, "calibration": self.calibration, "grid": self.grid}
+        models: dict[str, BaseModel] = {
+            "statistics": self.statistics,
+            "calibration": self.calibration,
+            "grid": self.grid,
+        }
         chosen: dict[str, Any] = {k: m.model_dump(mode="json") for k, m in models.items()}
         chosen["markets"] = sorted(self.markets)
         return chosen | ({"parameters_of": self.parameters_of} if self.parameters_of else {})
@@ -208,10 +212,13 @@ class Night:
 
     # --- calibrate -------------------------------------------------------------------------------------------
 
-    def chunks(self, choices: Choices, as_of: date) -> list[tuple[str, str]]:
-        """Ranges of market ids, about `MARKETS_PER_CHUNK` each, that cover every market of the window."""
+    def chunks(self, choices: Choices, as_of: date, fresh: pd.DataFrame | None = None) -> list[tuple[str, str]]:
+        """Ranges of market ids, about `MARKETS_PER_CHUNK` each, that cover every market of the window.
+
+        `fresh` are rows of days that were read but not stored: their markets count too.
+        """
         window = self._window(choices, as_of)
-        return self._days(choices).chunks(window, MARKETS_PER_CHUNK)
+        return self._days(choices).chunks(window, MARKETS_PER_CHUNK, fresh)
 
     def calibrate(
         self,
@@ -258,9 +265,7 @@ class Night:
 
     # --- publish ---------------------------------------------------------------------------------------------
 
-    def make_run(
-        self, choices: Choices, plan: Plan, calibrated: list[Calibrated], *, scope: str | None = None
-    ) -> Run:
+    def make_run(self, choices: Choices, plan: Plan, calibrated: list[Calibrated], *, scope: str | None = None) -> Run:
         """The run's row, its id made from everything that decides its rows."""
         input_digest = _joined([c.input_digest for c in calibrated])
         reference_digest = _joined([c.reference_digest for c in calibrated])
@@ -303,7 +308,8 @@ class Night:
         pointer = self.releases.current()
         if pointer is None:
             return None
-        return self.releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id).to_pandas()
+        parameters: pd.DataFrame = self.releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id).to_pandas()
+        return parameters
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -367,12 +373,13 @@ def run_night(
                 if dry_run:
                     fresh.append(rows)
             progress("observe", len(plan.outdated), len(plan.outdated))
-        chunks: list[tuple[str, str] | None] = [None] if dry_run else [*night.chunks(choices, plan.as_of)]
+        unstored = pd.concat(fresh) if fresh else None
+        chunks = night.chunks(choices, plan.as_of, unstored)
         calibrated, solved = [], []
         for i, chunk in enumerate(chunks):
             progress("calibrate and precompute", i, len(chunks))
             with _timed(timings, "calibrate"):
-                part = night.calibrate(choices, plan.as_of, chunk, pd.concat(fresh) if fresh else None)
+                part = night.calibrate(choices, plan.as_of, chunk, unstored)
             calibrated.append(part)
             with _timed(timings, "precompute"):
                 solved.append(precompute(part.parameters, choices.grid, plan.as_of))
@@ -392,7 +399,9 @@ def together(calibrated: list[Calibrated], solved: list[pd.DataFrame]) -> tuple[
     """The chunks as one frame of parameters and one of trajectories. NightError where there is no market at all."""
     parts = [c.parameters for c in calibrated if len(c.parameters)]
     if not parts:
-        raise NightError("no market has a row in the window: nothing to publish; check as_of, --markets and the source tables")
+        raise NightError(
+            "no market has a row in the window: nothing to publish; check as_of, --markets and the source tables"
+        )
     return pd.concat(parts, ignore_index=True), pd.concat(solved, ignore_index=True)
 
 

@@ -70,8 +70,7 @@ class Table:
     def arrow_schema(self, metadata: dict[str, str] | None = None) -> pa.Schema:
         """The Arrow schema, units and meanings as field metadata, `metadata` on the whole."""
         fields = [
-            pa.field(c.name, ARROW_TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
-            for c in self.columns
+            pa.field(c.name, ARROW_TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning}) for c in self.columns
         ]
         return pa.schema(fields, metadata=metadata)
 
@@ -286,7 +285,9 @@ MARKET_DAYS: Final = Table(
         _time("last_mid_at", "time of it"),
         _int("n_buckets", "5-minute buckets in the session"),
         _int("n_mid_buckets", "of them with a two-sided mid"),
-        _double("realised_variance", "price^2", "squared moves of the last two-sided mid from 5-minute bucket to bucket"),
+        _double(
+            "realised_variance", "price^2", "squared moves of the last two-sided mid from 5-minute bucket to bucket"
+        ),
         _double("bipower_variance", "price^2", "(pi/2) sum of products of adjacent absolute moves"),
         _double("realised_quarticity", "price^4", "sum of fourth powers of the moves"),
         Column("variance_by_hour", "DOUBLE[]", "price^2", "realised_variance by hour 0-23 of the calendar's own clock"),
@@ -346,7 +347,9 @@ PARAMETERS: Final = Table(
         _symbol("sigma_source", "how it was measured: realised_mid"),
         _double("sigma_parkinson", "price/day^0.5", "Parkinson's, from trades; low on thin tapes"),
         _double("sigma_garman_klass", "price/day^0.5", "Garman-Klass', from trades; low on thin tapes"),
-        _double("trades_per_bar", "-", "mean trades in a 5-minute bar that has any; below 30 range estimators read low"),
+        _double(
+            "trades_per_bar", "-", "mean trades in a 5-minute bar that has any; below 30 range estimators read low"
+        ),
         _double("overnight_sd", "price", "root mean square of the mid's move between sessions; null below one pair"),
         _double("epsilon", "price", "half-spread plus taker fee: fixed cost per contract"),
         _double("eta", "price/(contract/day)", "temporary impact of the trading rate"),
@@ -392,7 +395,12 @@ TRAJECTORIES: Final = Table(
         _double("cost_sd_bps", "bps", "standard deviation of the cost over the arrival notional"),
         _double("buy_price", "price", "average price a buyer is expected to pay"),
         _double("sell_price", "price", "average price a seller is expected to get"),
-        Column("remaining", "DOUBLE[]", "contracts", "held at 0, tau, ..., horizon: n_steps + 1 values, from order_size to 0"),
+        Column(
+            "remaining",
+            "DOUBLE[]",
+            "contracts",
+            "held at 0, tau, ..., horizon: n_steps + 1 values, from order_size to 0",
+        ),
     ),
     ("as_of", "run_id", "market_id", "token_id", "strategy", "size_ix", "risk_ix", "horizon_ix"),
     "DAY",

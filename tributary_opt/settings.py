@@ -2,8 +2,8 @@
 
 Two kinds. `Settings` says where things are (servers, folders, names) and comes from the environment or `.env`:
 `TRIBUTARY_HOME`, `TRIBUTARY_QUESTDB__HOST`, … Secrets live there and nowhere else. The others (`StatisticsRules`,
-`CalibrationRules`, `Grid`, `Retention`) are what a run computes; flows take them as parameters, and the Prefect UI makes its
-forms from them.
+`CalibrationRules`, `Grid`, `Retention`) are what a run computes; flows take them as parameters, and the Prefect UI
+makes its forms from them.
 """
 
 from __future__ import annotations
@@ -103,12 +103,18 @@ class Settings(BaseSettings):
     parquet: Path | None = Field(None, description="Folder for Parquet; empty: parquet in home")
     source_tables: SourceTables = SourceTables()
     markets_file: Path | None = Field(None, description="Reference data as Parquet or CSV, instead of a table")
-    market_rules: tuple[MarketRule, ...] = Field((), description="Reference data by market-id pattern, first match counts")
+    market_rules: tuple[MarketRule, ...] = Field(
+        (), description="Reference data by market-id pattern, first match counts"
+    )
     runner: Runner = Field(Runner.THREAD, description="Task runner of the flows: thread, process or dask")
     workers: int = Field(2, ge=1, le=256, description="Threads, processes or local Dask workers of the runner")
     dask_address: str | None = Field(None, description="Address of a running Dask scheduler; empty: a local cluster")
-    markets_per_slice: int = Field(5_000, ge=1, le=100_000, description="Markets read from the source at a time; bounds memory")
-    embedded_http_port: int = Field(0, ge=0, le=65535, description="Port of the embedded server's HTTP; 0: any free one")
+    markets_per_slice: int = Field(
+        5_000, ge=1, le=100_000, description="Markets read from the source at a time; bounds memory"
+    )
+    embedded_http_port: int = Field(
+        0, ge=0, le=65535, description="Port of the embedded server's HTTP; 0: any free one"
+    )
     embedded_pg_port: int = Field(0, ge=0, le=65535, description="Port of its PostgreSQL wire; 0: any free one")
     embedded_memory_mb: int = Field(1_024, ge=256, le=65_536, description="Java heap of the embedded server")
     questdb_jar: Path | None = Field(None, description="The embedded server's jar, where it cannot be fetched")
@@ -135,10 +141,17 @@ class Settings(BaseSettings):
 class StatisticsRules(_Choice):
     """What counts in a market day. A change here reads every day of the window again."""
 
-    skip_open_minutes: int = Field(0, ge=0, le=720, description="Minutes left out after an exchange's open; not for 24/7")
-    skip_close_minutes: int = Field(0, ge=0, le=720, description="Minutes left out before an exchange's close; not for 24/7")
+    skip_open_minutes: int = Field(
+        0, ge=0, le=720, description="Minutes left out after an exchange's open; not for 24/7"
+    )
+    skip_close_minutes: int = Field(
+        0, ge=0, le=720, description="Minutes left out before an exchange's close; not for 24/7"
+    )
     quote_cap_seconds: float = Field(
-        600.0, gt=0, le=86_400, description="Longest time one look at the book stands for in the time-weighted spread [s]"
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Longest time one look at the book stands for in the time-weighted spread [s]",
     )
 
 
@@ -148,8 +161,12 @@ class CalibrationRules(_Choice):
     lookback_days: int = Field(30, ge=1, le=366, description="Trading days in the window [day]")
     min_trades: int = Field(30, ge=1, description="Fewer trades in the window: too_few_trades")
     min_active_hours: int = Field(20, ge=1, description="Fewer clock hours with a trade: too_few_hours [h]")
-    stale_after_days: int = Field(2, ge=0, le=366, description="Newest row older than this before as_of: stale [trading day]")
-    bound_ticks: float = Field(2.0, ge=0, description="Price within this many ticks of its bound: price_at_bound [tick]")
+    stale_after_days: int = Field(
+        2, ge=0, le=366, description="Newest row older than this before as_of: stale [trading day]"
+    )
+    bound_ticks: float = Field(
+        2.0, ge=0, description="Price within this many ticks of its bound: price_at_bound [tick]"
+    )
     probability_tick: float = Field(
         0.01, gt=0, lt=0.5, description="Tick of a probability whose reference data names none [price]"
     )
@@ -196,5 +213,7 @@ class Grid(_Choice):
 class Retention(_Choice):
     """What maintenance keeps."""
 
-    trajectory_nights: int = Field(30, ge=1, le=3_660, description="Nights whose trajectories are kept; parameters stay")
+    trajectory_nights: int = Field(
+        30, ge=1, le=3_660, description="Nights whose trajectories are kept; parameters stay"
+    )
     orphan_hours: float = Field(24.0, ge=0, description="Age from which an unfinished run's files are swept [h]")

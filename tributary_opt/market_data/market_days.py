@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.market_data.buckets import summarise, zero_rows
@@ -146,9 +147,10 @@ class MarketDays:
         """Write rows of market days; the same rows again change nothing."""
         self._rows.store(rows)
 
-    def chunks(self, window: Window, n_markets: int) -> list[tuple[str, str]]:
-        """Ranges of market ids of about `n_markets` each, both ends included, that cover every stored market."""
-        ids = self._rows.market_ids(window.first, window.as_of)
+    def chunks(self, window: Window, n_markets: int, fresh: pd.DataFrame | None = None) -> list[tuple[str, str]]:
+        """Ranges of market ids of about `n_markets` each, both ends included, covering all stored and fresh ones."""
+        stored = self._rows.market_ids(window.first, window.as_of)
+        ids = stored if fresh is None else sorted({*stored, *fresh["market_id"]})
         return [(ids[i], ids[min(i + n_markets, len(ids)) - 1]) for i in range(0, len(ids), n_markets)]
 
     def load(
@@ -160,7 +162,8 @@ class MarketDays:
         """
         rows = self._rows.load(window.first, window.as_of, chunk)
         if fresh is not None:
-            rows = pd.concat([rows[~rows["day"].isin(fresh["day"])], fresh], ignore_index=True)
+            ours = fresh if chunk is None else fresh[fresh["market_id"].between(*chunk)]
+            rows = pd.concat([rows[~rows["day"].isin(fresh["day"])], ours], ignore_index=True)
         return in_order(rows, window)
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ class MarketDays:
             _LOG.info("%d market days of markets with a new calendar: the whole window is read again", moved.sum())
             rows["statistics_version"] = -1
         rows.loc[rows["kind"] != rows["kind_now"], "statistics_version"] = -1
-        return {stamp.date(): part for stamp, part in rows.groupby("day")}
+        return {pd.Timestamp(str(stamp)).date(): part for stamp, part in rows.groupby("day")}
 
     def _up_to_date(self, rows: pd.DataFrame, sessions: dict[str, Session], digests: dict[str, str]) -> bool:
         if not (rows["statistics_version"] == STATISTICS_VERSION).all():
@@ -314,5 +317,3 @@ def _source_digest(session: Session | None, fingerprints: dict[date, Fingerprint
 def _empty() -> pd.DataFrame:
     table = schema.MARKET_DAYS.arrow_schema().empty_table()
     return to_frame(table)
-
-

@@ -42,7 +42,9 @@ class MarketDayRows:
 
     def known(self, first: date, last: date) -> pd.DataFrame:
         """What tells whether the rows from `first` to `last` are up to date: keys, session and bookkeeping."""
-        return self._read(f"SELECT {', '.join(_KNOWN_BY)} FROM ac_market_days WHERE {_within(first, last)}").to_pandas()
+        rows = self._read(f"SELECT {', '.join(_KNOWN_BY)} FROM ac_market_days WHERE {_within(first, last)}")
+        frame: pd.DataFrame = rows.to_pandas()
+        return frame
 
     def load(self, first: date, last: date, markets: tuple[str, str] | None = None) -> pd.DataFrame:
         """Whole rows from `first` to `last`, of all markets or of a range of ids, both ends included, in any order."""
@@ -61,7 +63,7 @@ class MarketDayRows:
 
 def to_frame(rows: pa.Table) -> pd.DataFrame:
     """Rows of the table as a frame in its order of columns: ids as texts, arrays as numpy arrays."""
-    frame = rows.select(schema.MARKET_DAYS.names).to_pandas()
+    frame: pd.DataFrame = rows.select(schema.MARKET_DAYS.names).to_pandas()
     for name in ("market_id", "token_id"):
         frame[name] = frame[name].astype(str)
     return frame
