@@ -18,7 +18,6 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -31,7 +30,7 @@ from typing import Any, Final
 
 import platformdirs
 import requests
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import SecretStr
 
 from tributary_opt.settings import QuestDBServer, Settings
@@ -77,14 +76,14 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server in good order (SIGTERM) and wait for it; nothing where it is another's, or stopped."""
-        self._end(signal.SIGTERM)
+        self._end(gently=True)
 
     def kill(self) -> None:
         """End the server as a crash would (SIGKILL), whoever started it; for tests of what survives."""
         self.owned = True
-        self._end(signal.SIGKILL)
+        self._end(gently=False)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, gently: bool) -> None:
         # A forked child inherits the object, and atexit with it, but not the duty.
         if not self.owned or os.getpid() != self._user:
             return
@@ -94,7 +93,7 @@ class EmbeddedServer:
             atexit.unregister(self.stop)
             try:
                 process = psutil.Process(self.pid)
-                process.send_signal(how)
+                process.terminate() if gently else process.kill()
                 try:
                     process.wait(_STOP_TIMEOUT_S)
                 except psutil.TimeoutExpired:
@@ -106,7 +105,7 @@ class EmbeddedServer:
             if self._child is not None:
                 self._child.wait()
             state = _read_state(self.root)
-            if how != signal.SIGKILL and state is not None and state.pid == self.pid:
+            if gently and state is not None and state.pid == self.pid:
                 (self.root / _STATE_FILE).unlink(missing_ok=True)
         log.info("embedded QuestDB pid %d stopped", self.pid)
 
@@ -212,8 +211,21 @@ def _read_state(root: Path) -> _State | None:
     return state if state.root == str(root) else None
 
 
-def _lock(root: Path) -> FileLock:
-    return FileLock(root / _LOCK_FILE, timeout=2 * _START_TIMEOUT_S, thread_local=False)
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    lock = FileLock(root / _LOCK_FILE, timeout=2 * _START_TIMEOUT_S, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise EmbeddedServerError(
+            f"another process has been starting or stopping the embedded QuestDB in {root} "
+            f"for {2 * _START_TIMEOUT_S:g} s: "
+            "end it, and try again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _alive(pid: int, started: float) -> bool:

@@ -34,7 +34,7 @@ Progress = Callable[[int, int | None], None]
 """Told the rows done and the rows in all, each row once for its check and once for its sending; None: not known yet."""
 
 _BATCH_ROWS: Final = 200_000
-_CSV_BLOCK: Final = 16 << 20  # bytes
+_CSV_BLOCK: Final = 4 << 20  # bytes; several are read ahead
 _BAR_COLUMNS: Final = {"open", "high", "low", "close"}
 _EXPECTED: Final = {
     "time": "a timestamp (in CSV: ISO 8601, UTC where it names no zone)",
