@@ -160,7 +160,7 @@ def test_wrong_setting_is_named(command: Command) -> None:
     assert "TRIBUTARY_WORKERS" in done.stderr
 
 
-def test_check_passes_on_sound_tables_and_names_remedies(command: Command, sample: Path, db: QuestDB) -> None:
+def test_check_passes_on_sound_tables_and_names_remedies(command: Command, sample: Path, tmp_path: Path) -> None:
     bad = command("check")
     assert bad.returncode == 3
     assert "trades" in bad.stdout
@@ -168,6 +168,12 @@ def test_check_passes_on_sound_tables_and_names_remedies(command: Command, sampl
     assert command("night").returncode == 0
     good = command("check")
     assert good.returncode == 0, good.stdout + good.stderr
+    assert "pointer and manifest agree" in good.stdout
+    (tmp_path / "parquet" / "current.json").unlink()
+    lagging = command("check")
+    assert "current.json is missing" in lagging.stdout
+    assert command("runs").returncode == 0
+    assert "pointer and manifest agree" in command("check").stdout
 
 
 def test_demo_runs_twice(tmp_path: Path) -> None:

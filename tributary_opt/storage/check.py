@@ -25,6 +25,7 @@ from tributary_opt.storage.questdb import (
     TableSuspended,
     identifier,
 )
+from tributary_opt.storage.releases import Releases
 
 TESTED: Final = (9, 3, 4)
 """The server's version everything is tested on; an older one is refused, a newer one probed."""
@@ -66,6 +67,7 @@ def _servers(settings: Settings, sink: QuestDBServer, source: QuestDBServer) -> 
             yield from _features(db)
             yield from _suspended(db, "server")
             yield _our_tables(db)
+            yield _release(db, settings)
         if source == sink:
             if reachable:
                 yield from _source(db, settings)
@@ -198,6 +200,18 @@ def _our_tables(db: QuestDB) -> Finding:
     if not outstanding:
         return _ok("our tables", f"fit schema version {schema.SCHEMA_VERSION}")
     return _ok("our tables", f"the next night will {', '.join(outstanding)}")
+
+
+def _release(db: QuestDB, settings: Settings) -> Finding:
+    if schema.PUBLISHED.name not in db.tables():
+        return _ok("current release", "none yet")
+    releases = Releases(db, settings.parquet_root)
+    pointer, lag = releases.current(), releases.lag()
+    if lag is not None:
+        return Finding("current release", "warning", lag, "run `tributary-opt runs`: every command repairs the manifest")
+    if pointer is None:
+        return _ok("current release", "none yet")
+    return _ok("current release", f"run {pointer.run_id} as of {pointer.as_of}; pointer and manifest agree")
 
 
 # --- source -------------------------------------------------------------------------------------------------
