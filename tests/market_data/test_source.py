@@ -1,0 +1,312 @@
+"""The SQL on the source tables: what each query counts, how the server compares, what a fingerprint notices."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from tick_tables import Row, book, create, frame, load, send, trade
+
+from tributary_opt import schema
+from tributary_opt.market_data.source import Fingerprint, MarketSlice, Source, SourceError
+from tributary_opt.settings import SourceTables
+from tributary_opt.storage.questdb import QuestDB
+
+pytestmark = pytest.mark.questdb
+
+DAY = date(2024, 3, 4)
+START, END = datetime(2024, 3, 4, tzinfo=UTC), datetime(2024, 3, 5, tzinfo=UTC)
+
+
+def at(clock: str) -> str:
+    return f"2024-03-04T{clock}Z"
+
+
+@pytest.fixture
+def source(db: QuestDB) -> Source:
+    return Source(db, SourceTables())
+
+
+def by_bucket(table: pa.Table) -> list[dict]:
+    return table.to_pandas().sort_values(["market_id", "bucket"]).to_dict("records")
+
+
+def books(source: Source, *, probability: bool = False, cap: float = 600.0, **more: object) -> list[dict]:
+    return by_bucket(source.book_buckets(START, END, probability=probability, quote_cap_s=cap, **more))
+
+
+# --- buckets ------------------------------------------------------------------------------------------------
+
+
+def test_trades_fall_into_half_open_buckets_and_sessions(db: QuestDB, source: Source) -> None:
+    clocks = ("00:00:00", "00:04:59.999999", "00:05:00", "23:59:59.999999")
+    outside = (trade("2024-03-03T23:59:59.999999Z", "M", 1.0, 1.0), trade("2024-03-05T00:00:00Z", "M", 1.0, 1.0))
+    load(db, [*(trade(at(c), "M", 1.0, 1.0) for c in clocks), *outside])
+    found = by_bucket(source.trade_buckets(START, END))
+    assert [(r["bucket"].strftime("%H:%M"), r["n"]) for r in found] == [("00:00", 2), ("00:05", 1), ("23:55", 1)]
+    assert source.trade_counts(START, END).to_pylist() == [{"market_id": "M", "token_id": "M", "n": 4, "n_bad": 0}]
+
+
+def test_bucket_of_trades_says_what_is_in_it(db: QuestDB, source: Source) -> None:
+    load(
+        db,
+        [
+            trade(at("10:00:01"), "M", 10.0, 2.0, "buy"),
+            trade(at("10:00:02"), "M", 12.0, 3.0, "sell"),
+            trade(at("10:00:03"), "M", 9.0, 1.0, None),
+            trade(at("10:00:04"), "M", 11.0, 4.0, "buy"),
+            trade(at("10:00:05"), "M", 0.0, 4.0, "buy"),
+        ],
+    )
+    (row,) = by_bucket(source.trade_buckets(START, END))
+    values = {k: row[k] for k in ("n", "volume", "notional", "size_squared", "open", "high", "low", "close")}
+    assert values == {
+        "n": 4, "volume": 10.0, "notional": 20.0 + 36.0 + 9.0 + 44.0, "size_squared": 30.0,
+        "open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0,
+    }  # fmt: skip
+    assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (6.0, 3.0, 3)
+    assert (row["first_at"], row["last_at"]) == (pd.Timestamp(at("10:00:01")), pd.Timestamp(at("10:00:04")))
+
+
+def test_look_stands_until_the_next_the_cap_or_the_end_whichever_is_first(db: QuestDB, source: Source) -> None:
+    looks = [("10:00:00", 9.0, 10.0), ("10:00:30", 8.0, 10.0), ("10:30:00", 9.0, 10.0), ("23:59:59", 7.0, 10.0)]
+    load(db, [], [book(at(c), "M", b, a) for c, b, a in looks])
+    send(db, "orderbook_snapshots", [book("2024-03-05T00:00:01Z", "M", 1.0, 2.0)])  # tomorrow's ends nothing
+    rows = {r["bucket"].strftime("%H:%M"): r for r in books(source, cap=100.0)}
+    assert rows["10:00"]["quoted_us"] == (30 + 100) * 1e6
+    assert rows["10:00"]["spread_us"] == (1 * 30 + 2 * 100) * 1e6
+    assert rows["10:30"]["quoted_us"] == 100e6
+    assert rows["23:55"]["quoted_us"] == 1e6
+    assert rows["23:55"]["spread_us"] == 3e6
+
+
+def test_one_instruments_look_does_not_end_anothers(db: QuestDB, source: Source) -> None:
+    other_token = {**book(at("10:00:20"), "M", 9.0, 10.0), "token_id": "other"}
+    load(db, [], [book(at("10:00:00"), "M", 9.0, 10.0), other_token, book(at("10:00:10"), "N", 9.0, 10.0)])
+    assert {r["token_id"]: r["quoted_us"] for r in books(source)} == {"M": 600e6, "N": 600e6, "other": 600e6}
+
+
+def test_last_mid_is_that_of_the_last_look_with_both_sides(db: QuestDB, source: Source) -> None:
+    looks = [("10:00:00", 9.0, 11.0), ("10:01:00", 10.0, 14.0), ("10:02:00", None, 20.0), ("10:03:00", 9.0, 8.0)]
+    load(db, [], [book(at(c), "M", b, a) for c, b, a in looks])
+    (row,) = books(source)
+    assert (row["last_mid"], row["last_mid_at"]) == (12.0, pd.Timestamp(at("10:01:00")))
+    assert (row["n"], row["n_two_sided"], row["n_crossed"], row["n_bid"], row["n_ask"]) == (4, 2, 1, 3, 4)
+
+
+# --- how the server compares --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-11, 1e-9, 1e-5, 1.0, 1e9])
+def test_prices_and_spreads_of_any_size_are_told_from_zero_and_from_each_other(
+    db: QuestDB, source: Source, scale: float
+) -> None:
+    """The server takes doubles less than 1e-10 apart for equal: a coin at 3e-11 would have neither price nor spread."""
+    load(
+        db,
+        [trade(at("10:00:00"), "M", 3 * scale, 2 * scale)],
+        [book(at("10:00:00"), "M", 2 * scale, 3 * scale), book(at("10:01:00"), "M", 3 * scale, 2 * scale)],
+    )
+    (count,) = source.trade_counts(START, END).to_pylist()
+    assert (count["n"], count["n_bad"]) == (1, 0)
+    (bucket,) = by_bucket(source.trade_buckets(START, END))
+    assert (bucket["close"], bucket["volume"]) == (3 * scale, 2 * scale)
+    (row,) = books(source)
+    assert (row["n_two_sided"], row["n_crossed"], row["n_bid"], row["n_ask"]) == (1, 1, 2, 2)
+    assert row["spread_sum"] == 3 * scale - 2 * scale
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, -1e-11, 1e-61, 1e61, 1e308, 5e-324, None])
+def test_counts_and_buckets_agree_on_what_is_bad(db: QuestDB, source: Source, bad: float | None) -> None:
+    good = trade(at("10:00:00"), "M", 1.0, 1.0)
+    load(db, [good, trade(at("10:00:01"), "M", bad, 1.0), trade(at("10:00:02"), "M", 1.0, bad)])
+    (count,) = source.trade_counts(START, END).to_pylist()
+    assert (count["n"], count["n_bad"]) == (3, 2)
+    assert [r["n"] for r in by_bucket(source.trade_buckets(START, END))] == [1]
+    send(db, "orderbook_snapshots", [book(at("10:00:00"), "M", bad, 1.0), book(at("10:00:01"), "M", 1.0, bad)])
+    (row,) = books(source)
+    assert (row["n_two_sided"], row["n_bid"], row["n_ask"]) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("varchar", [False, True], ids=["SYMBOL", "VARCHAR"])
+@pytest.mark.parametrize("limit", [0, 10_000], ids=["range", "list"])
+def test_slice_gives_its_markets_whole_listed_or_as_a_range(
+    db: QuestDB, source: Source, monkeypatch: pytest.MonkeyPatch, varchar: bool, limit: int
+) -> None:
+    monkeypatch.setattr("tributary_opt.market_data.source._LONGEST_IN_LIST", limit)
+    ids = ["a", "a'", "b", "é", "\ud7ff", "\ue000", "\uffee", "𝒳", "😀"]
+    create(db, varchar=varchar)
+    send(db, "trades", [trade(at("10:00:00"), m, 1.0, 1.0) for m in ids])
+    send(db, "orderbook_snapshots", [book(at("10:00:00"), m, 1.0, 2.0) for m in ids])
+    for wanted in (ids[3:7], ids[-2:], [ids[6]], ids[:2], ["\uffee", "😀"]):
+        chosen = MarketSlice(tuple(wanted))
+        for found in (source.trade_buckets(START, END, chosen).to_pylist(), books(source, markets=chosen)):
+            seen = {r["market_id"] for r in found}
+            assert seen >= set(wanted)
+            if limit:
+                assert seen == set(wanted)
+
+
+# --- fingerprints -------------------------------------------------------------------------------------------
+
+
+def fingerprint(source: Source) -> Fingerprint | None:
+    return source.fingerprints(DAY, DAY).get(DAY)
+
+
+def some_ticks() -> tuple[list[Row], list[Row]]:
+    rng = np.random.default_rng(1)
+    prices, sizes = rng.lognormal(0, 5, 50), rng.lognormal(0, 8, 50)
+    trades = [trade(at(f"10:{i:02d}:00"), "M", p, s) for i, (p, s) in enumerate(zip(prices, sizes, strict=True))]
+    return trades, [book(at(f"11:{i:02d}:00"), "M", p, 1.01 * p) for i, p in enumerate(prices)]
+
+
+def test_fingerprint_counts_and_dates_a_days_rows_in_two_queries(
+    db: QuestDB, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(db, *some_ticks())
+    send(db, "trades", [trade("2024-03-06T01:00:00Z", "M", 2.0, 3.0)])
+    source.check()
+    asked = []
+    rows = QuestDB.rows
+    monkeypatch.setattr(QuestDB, "rows", lambda self, sql, params=(): asked.append(sql) or rows(self, sql, params))
+    found = source.fingerprints(date(2024, 2, 1), date(2024, 3, 31))
+    assert len(asked) == 2
+    assert sorted(found) == [DAY, date(2024, 3, 6)]
+    first = found[DAY]
+    assert (first.n_trades, first.n_snapshots) == (50, 50)
+    assert first.first_trade == datetime(2024, 3, 4, 10, tzinfo=UTC)
+    assert first.last_snapshot == datetime(2024, 3, 4, 11, 49, tzinfo=UTC)
+    later = found[date(2024, 3, 6)]
+    assert (later.n_trades, later.size, later.notional) == (1, 3 * 10**18, 6 * 10**18)
+    assert (later.n_snapshots, later.first_snapshot) == (0, None)
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_the_rows(db: QuestDB, source: Source) -> None:
+    trades, looks = some_ticks()
+    load(db, trades, looks)
+    before = fingerprint(source)
+    assert before is not None
+    for table in ("trades", "orderbook_snapshots"):
+        db.execute(f"DROP TABLE {table}")
+    create(db)
+    for i in np.random.default_rng(2).permutation(5):
+        send(db, "trades", trades[i::5])
+        send(db, "orderbook_snapshots", looks[i::5])
+    assert fingerprint(source) == before
+
+
+@pytest.mark.parametrize("row", range(0, 50, 10))
+def test_any_row_changed_by_a_millionth_changes_the_fingerprint(db: QuestDB, source: Source, row: int) -> None:
+    trades, looks = some_ticks()
+    load(db, trades, looks)
+    seen = {fingerprint(source).text()}
+    for change in ("size", "price"):
+        send(db, "trades", [{**trades[row], change: trades[row][change] * (1 + 1e-6)}])
+        seen.add(fingerprint(source).text())
+    for change in ("best_bid", "best_ask"):
+        send(db, "orderbook_snapshots", [{**looks[row], change: looks[row][change] * (1 + 1e-6)}])
+        seen.add(fingerprint(source).text())
+    assert len(seen) == 5
+
+
+# --- stamps and what is there -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ns", [False, True], ids=["TIMESTAMP", "TIMESTAMP_NS"])
+def test_oldest_newest_and_future_rows_of_empty_and_full_tables(db: QuestDB, source: Source, ns: bool) -> None:
+    create(db, ns=ns)
+    assert (source.oldest_row(), source.newest_trade(END), source.rows_from(START)) == (None, None, 0)
+    assert source.fingerprints(DAY, DAY) == {}
+    assert source.trade_counts(START, END).num_rows == source.book_counts(START, END).num_rows == 0
+    assert source.trade_buckets(START, END).num_rows == 0
+    assert books(source) == []
+    send(db, "orderbook_snapshots", [book(at("09:00:00"), "M", 1.0, 2.0)])
+    assert source.oldest_row() == datetime(2024, 3, 4, 9, tzinfo=UTC)
+    assert source.newest_trade(END) is None
+    send(db, "trades", [trade(at("10:00:00"), "M", 1.0, 1.0), trade("2099-01-01T00:00:00Z", "M", 1.0, 1.0)])
+    assert source.newest_trade(END) == datetime(2024, 3, 4, 10, tzinfo=UTC)
+    assert source.newest_trade(datetime(2024, 3, 4, 10, tzinfo=UTC)) is None
+    assert source.rows_from(END) == 1
+    assert source.rows_from(START) == 3
+
+
+def test_problems_name_the_table_the_column_and_the_setting(db: QuestDB) -> None:
+    assert Source(db, SourceTables()).problems("trades") == [
+        "table trades is missing: create it, or name yours in TRIBUTARY_SOURCE_TABLES__TRADES__TABLE"
+    ]
+    create(db)
+    renamed = SourceTables.model_validate({"trades": {"columns": {"price": "px"}}})
+    assert Source(db, renamed).problems("trades") == [
+        "table trades has no column px: add it, or name yours in TRIBUTARY_SOURCE_TABLES__TRADES__COLUMNS"
+    ]
+    db.execute("DROP TABLE trades")
+    db.execute(schema.TRADES.ddl().replace("  size DOUBLE", "  size BOOLEAN"))
+    (problem,) = Source(db, SourceTables()).problems("trades")
+    assert problem == "column size of table trades is BOOLEAN, must be one of DOUBLE, FLOAT, INT, LONG, SHORT"
+
+
+def test_view_will_do_as_a_source_table(db: QuestDB) -> None:
+    load(db, *some_ticks())
+    db.execute("CREATE VIEW dear AS (SELECT * FROM trades WHERE price > 1)")
+    dear = Source(db, SourceTables.model_validate({"trades": {"table": "dear"}}))
+    dear.check()
+    n = sum(t["price"] > 1 for t in some_ticks()[0])
+    assert dear.trade_counts(START, END)["n"].to_pylist() == [n]
+    assert dear.fingerprints(DAY, DAY)[DAY].n_trades == n
+
+
+@pytest.mark.parametrize("name", ['a"b', 'x" FROM y; --'])
+def test_name_that_could_leave_its_quotes_is_refused(db: QuestDB, name: str) -> None:
+    create(db)
+    source = Source(db, SourceTables.model_validate({"trades": {"columns": {"value": name}}}))
+    with pytest.raises(SourceError, match="must hold no double quote"):
+        source.trade_counts(START, END)
+
+
+# --- reference data -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SYMBOL", "VARCHAR"])
+def test_reference_data_come_whole_whatever_the_type_of_their_texts(db: QuestDB, source: Source, kind: str) -> None:
+    """Short texts in a VARCHAR column without nulls are what a plain export of 9.3.4 gives as nulls."""
+    assert source.reference() is None
+    fresh = Source(db, SourceTables())
+    db.execute(
+        schema.MARKETS.ddl()
+        .replace(" SYMBOL", f" {kind}")
+        .replace("  resolution_time TIMESTAMP", "  resolution_time TIMESTAMP_NS")
+    )
+    common = {
+        "updated_at": "2024-01-01",
+        "kind": "price",
+        "calendar": "24/7",
+        "resolution_time": "2026-03-18T18:00:00Z",
+    }
+    rows = [{**common, "market_id": m, "token_id": m} for m in ("A", "B", "a much longer market id", "ü")]
+    send(db, "markets", frame(rows))
+    found = fresh.reference()
+    assert found is not None
+    table = found.to_pandas().sort_values("market_id")
+    assert table["market_id"].tolist() == ["A", "B", "a much longer market id", "ü"]
+    assert table["token_id"].tolist() == table["market_id"].tolist()
+    assert table["kind"].tolist() == ["price"] * 4
+    assert table["calendar"].tolist() == ["24/7"] * 4
+    assert (table["resolution_time"] == pd.Timestamp("2026-03-18T18:00Z")).all()
+
+
+def test_reference_table_of_the_required_columns_alone_is_enough(db: QuestDB, source: Source) -> None:
+    db.execute("CREATE TABLE markets (market_id SYMBOL, token_id SYMBOL, kind SYMBOL)")
+    db.execute("INSERT INTO markets VALUES ('M', NULL, 'probability')")
+    found = source.reference()
+    assert found is not None
+    assert found.to_pylist() == [{"market_id": "M", "token_id": None, "kind": "probability"}]
+
+
+def test_reference_table_without_a_required_column_is_refused(db: QuestDB, source: Source) -> None:
+    db.execute("CREATE TABLE markets (market_id SYMBOL, kind SYMBOL)")
+    with pytest.raises(SourceError, match="table markets has no column token_id"):
+        source.reference()
