@@ -169,6 +169,7 @@ def load(
                     "table created": report.created,
                     f"{report.ids_made:,} ids made": report.ids_made,
                     f"{report.infinities:,} infinities stored as null": report.infinities,
+                    f"{report.flags_unknown:,} unknown flags stored as false": report.flags_unknown,
                     f"columns left out: {', '.join(report.ignored)}": report.ignored,
                 }
                 said = "; ".join(text for text, holds in remarks.items() if holds)
