@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/tributary-opt demo
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -208,7 +208,7 @@ def _release(db: QuestDB, settings: Settings) -> Finding:
     releases = Releases(db, settings.parquet_root)
     pointer, lag = releases.current(), releases.lag()
     if lag is not None:
-        return Finding("current release", "warning", lag, "run `tributary-opt runs`: every command repairs the manifest")
+        return Finding("current release", "warning", lag, "run `tributary-opt runs`: every command repairs it")
     if pointer is None:
         return _ok("current release", "none yet")
     return _ok("current release", f"run {pointer.run_id} as of {pointer.as_of}; pointer and manifest agree")
