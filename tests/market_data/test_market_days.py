@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tick_tables import (
     assert_same_rows,
     book,
     create,
+    frame,
     load,
     market_days,
     observe,
@@ -32,7 +32,7 @@ from tributary_opt.market_data.market_days import newest_complete_day, window_di
 from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.market_data.source import Source
 from tributary_opt.sample_data import generate, reference_data, sample_markets
-from tributary_opt.settings import QuestDBServer, Settings, SourceTables, StatisticsRules
+from tributary_opt.settings import Settings, SourceTables, StatisticsRules
 from tributary_opt.storage import embedded
 from tributary_opt.storage.questdb import QuestDB
 
@@ -280,16 +280,10 @@ def test_types_and_names_of_the_source_tables_do_not_matter(db: QuestDB, varchar
         }
     )
     create(db, tables, varchar=varchar, ns=ns)
-    send(db, "my trades", pd.DataFrame(to_frame(trades)).rename(columns=tables.trades.columns))
-    send(db, "book-tops", pd.DataFrame(to_frame(books)).rename(columns=tables.orderbook_snapshots.columns))
+    send(db, "my trades", frame(trades).rename(columns=tables.trades.columns))
+    send(db, "book-tops", frame(books).rename(columns=tables.orderbook_snapshots.columns))
     found = market_days(db, source=Source(db, tables)).read(TUESDAY)
     assert_same_rows(found, expected)
-
-
-def to_frame(rows: list) -> pd.DataFrame:
-    from tick_tables import frame
-
-    return frame(rows)
 
 
 @pytest.mark.parametrize("kind", ["INT", "LONG", "FLOAT", "SHORT"])
@@ -332,17 +326,6 @@ def test_source_and_sink_may_be_different_servers(db: QuestDB, tmp_path: Path) -
         assert len(stored(days, TUESDAY)) == 2
         assert sink.tables() == ["ac_market_days"]
     assert "ac_market_days" not in db.tables()
-
-
-@pytest.fixture(scope="module")
-def crowd(questdb_server: QuestDBServer) -> Iterator[QuestDB]:
-    """Forty sample markets and a few with strange names, on one server."""
-    from conftest import empty
-
-    with QuestDB(questdb_server) as db:
-        empty(db)
-        load_crowd(db)
-        yield db
 
 
 STRANGE = ["𝒳", "\uffee", "é", "a'b", "a;b", "a\\b", 'a"b', "a b", "😀" * 20, "%", "--", "x" * 300, "y" * 9_000]
