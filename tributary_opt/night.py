@@ -35,7 +35,7 @@ from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsR
 from tributary_opt.storage import embedded
 from tributary_opt.storage.market_day_rows import MarketDayRows
 from tributary_opt.storage.questdb import QuestDB
-from tributary_opt.storage.releases import Outcome, ReleaseError, Releases, Run
+from tributary_opt.storage.releases import Outcome, Releases, Run
 
 MARKETS_PER_CHUNK = 2_000
 """Markets calibrated and solved at a time; bounds memory. [-]"""
@@ -418,8 +418,10 @@ def publish(
     run = replace(run, timings={k: round(v, 3) for k, v in timings.items()})
     try:
         return night.releases.publish(run, parameters, trajectories, on_step=on_step)
-    except ReleaseError as error:
-        night.releases.record(replace(run, state="failed", finished_at=datetime.now(UTC), error=str(error)))
+    except Exception as error:
+        failed = replace(run, state="failed", finished_at=datetime.now(UTC), error=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(Exception):  # the server may be what failed; the first error is the one to hear of
+            night.releases.record(failed)
         raise
 
 
