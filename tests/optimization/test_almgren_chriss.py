@@ -377,8 +377,8 @@ def test_wrong_types_and_unknown_names_raise(params: AlmgrenChrissParams) -> Non
         generate_ac_trajectory(1000, 10, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"params\.sigma must be a real number"):
         generate_ac_trajectory(1000, 10, dataclasses.replace(params, sigma="0.1"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="impact_law must be one of linear, got 'power'"):
-        generate_ac_trajectory(1000, 10, params, impact_law="power")
+    with pytest.raises(ValueError, match="impact_law must be one of linear, power, got 'cubic'"):
+        generate_ac_trajectory(1000, 10, params, impact_law="cubic")
     with pytest.raises(ValueError, match="permanent must be"):
         generate_ac_trajectory(1000, 10, params, permanent="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="side must be"):

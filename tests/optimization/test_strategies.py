@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,26 @@ from tributary_opt import (
     AlmgrenChrissParams,
     AlmgrenChrissStrategy,
     ExecutionStrategy,
+    ExecutionTrajectory,
     MarketOrderStrategy,
+    StrategyComparison,
     TWAPStrategy,
     calibrate_ac_params,
     generate_ac_trajectory,
     generate_market_order_trajectory,
     generate_twap_trajectory,
 )
-from tributary_opt.optimization import cost_and_variance
+from tributary_opt.optimization import (
+    AlmgrenChrissVolumeTimeStrategy,
+    POVStrategy,
+    VWAPStrategy,
+    VWAPTrackingStrategy,
+    cost_and_variance,
+    generate_ac_volume_time_trajectory,
+    generate_pov_trajectory,
+    generate_vwap_tracking_trajectory,
+    generate_vwap_trajectory,
+)
 
 EPS = np.finfo(float).eps
 
@@ -180,3 +193,157 @@ def test_strategy_classes_follow_the_protocol_and_their_functions(params: Almgre
         assert t.strategy_name == expected.strategy_name
         np.testing.assert_array_equal(t.trade_sizes, expected.trade_sizes)
         assert t.params == expected.params
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Volume: VWAP, participation, volume time, tracking; power law
+# ---------------------------------------------------------------------------------------------------------------------
+
+DAY = AlmgrenChrissParams(4e-5, 4e-6, 0.025, 0.5, 0.25, epsilon=0.01, price=0.5, reference_rate=500.0)
+VOLUME = np.array([4e4, 1e4, 0.0, 5e4])
+
+
+def test_vwap_follows_the_volume_and_is_the_risk_neutral_point() -> None:
+    t = generate_vwap_trajectory(1000, VOLUME, DAY)
+    np.testing.assert_allclose(t.trade_sizes, [400, 100, 0, 500], rtol=1e-14)
+    neutral = generate_ac_volume_time_trajectory(1000, VOLUME, DAY, 0.0)
+    np.testing.assert_allclose(neutral.trade_sizes, t.trade_sizes, rtol=1e-14)
+    assert neutral.params["expected_cost"] == pytest.approx(t.params["expected_cost"], rel=1e-14)
+
+
+def test_vwap_without_volume_is_twap_with_a_warning() -> None:
+    t = generate_vwap_trajectory(1000, np.zeros(4), DAY)
+    np.testing.assert_array_equal(t.trade_sizes, np.full(4, 250.0))
+    assert any("all zero" in w for w in t.params["warnings"])
+    assert np.isnan(generate_vwap_trajectory(1000, [1.0, -1.0], DAY).holdings).all()
+
+
+def test_volume_time_with_a_flat_profile_is_almgren_chriss() -> None:
+    for lam in (0.0, 1e-3, 1e2):
+        flat = generate_ac_volume_time_trajectory(1000, np.full(4, 7.0), DAY, lam)
+        plain = generate_ac_trajectory(1000, 4, DAY, lam)
+        np.testing.assert_allclose(flat.trade_sizes, plain.trade_sizes, rtol=1e-13)
+        assert flat.params["expected_cost"] == pytest.approx(plain.params["expected_cost"], rel=1e-13)
+
+
+def test_participation_reports_when_it_finishes_and_what_is_left() -> None:
+    t = generate_pov_trajectory(4500, VOLUME, 0.1, DAY)
+    np.testing.assert_array_equal(t.trade_sizes, [4000, 500, 0, 0])
+    assert t.params["finish_time"] == 0.5
+    assert t.params["residual"] == 0
+    short = generate_pov_trajectory(20_000, VOLUME, 0.1, DAY)
+    assert short.params["residual"] == 10_000
+    assert short.holdings[-1] == 10_000
+    assert math.isnan(short.params["finish_time"])
+    assert any("10000 of 20000 contracts are left" in w for w in short.params["warnings"])
+    ten = generate_pov_trajectory(1.0, np.ones(10), 0.1, DAY)
+    assert ten.params["residual"] == 0
+    assert ten.params["finish_time"] == 2.5
+
+
+def test_tracking_lies_between_almgren_chriss_and_vwap() -> None:
+    volume = np.array([1.0, 3.0, 0.0, 2.0, 4.0])
+    vwap = generate_vwap_trajectory(1000, volume, DAY)
+    for lam in (1e-2, 10.0):
+        pure = generate_ac_volume_time_trajectory(1000, volume, DAY, lam)
+        near = generate_vwap_tracking_trajectory(1000, volume, DAY, lam, 0.0)
+        np.testing.assert_allclose(near.holdings, pure.holdings, rtol=1e-12, atol=1e-9)
+        far = generate_vwap_tracking_trajectory(1000, volume, DAY, lam, 1e12)
+        np.testing.assert_allclose(far.holdings, vwap.holdings, rtol=1e-8, atol=1e-8)
+        half = generate_vwap_tracking_trajectory(1000, volume, DAY, lam, 30.0)
+        assert (half.trade_sizes >= 0).all()
+        assert (half.holdings <= vwap.holdings + 1e-9).all()
+        assert (half.holdings >= pure.holdings - 1e-9).all()
+
+
+def test_tracking_solves_its_optimality_conditions() -> None:
+    volume, lam, pull = np.array([1.0, 3.0, 2.0, 4.0, 1.0, 2.0]), 3.0, 8.0
+    t = generate_vwap_tracking_trajectory(1000, volume, DAY, lam, pull)
+    weights = volume / volume.sum()
+    a = (4e-5 - 4e-6 * 0.125) / 0.25 / (6 * weights)
+    s, y = 0.025**2 * 0.25, 1000 * (1 - np.cumsum(weights))[:-1]
+    matrix = np.diag(a[:-1] + a[1:] + (lam + pull) * s) - np.diag(a[1:-1], 1) - np.diag(a[1:-1], -1)
+    right = pull * s * y
+    right[0] += a[0] * 1000
+    np.testing.assert_allclose(t.holdings[1:-1], np.linalg.solve(matrix, right), rtol=1e-11)
+
+
+def test_power_law_differs_and_has_its_own_time_scale() -> None:
+    power = generate_ac_trajectory(1000, 10, DAY, 1.0, impact_law="power")
+    linear = generate_ac_trajectory(1000, 10, DAY, 1.0)
+    assert power.params["permanent"] == "midprice"
+    assert abs(power.trade_sizes[0] / linear.trade_sizes[0] - 1) > 0.01
+    time = (0.5 * 4e-5 * 500**0.5 * 1000**-0.5 / (1.0 * 0.025**2)) ** (1 / 1.5)
+    assert power.params["decay_time"] == pytest.approx(time, rel=1e-12)
+    assert power.params["urgency"] == pytest.approx(2.5 / time, rel=1e-12)
+    one = dataclasses.replace(DAY, alpha=1.0)
+    for permanent in ("paper", "midprice"):
+        a = generate_ac_trajectory(1000, 10, one, 1.0, impact_law="power", permanent=permanent)
+        b = generate_ac_trajectory(1000, 10, one, 1.0, permanent=permanent)
+        np.testing.assert_array_equal(a.holdings, b.holdings)
+        assert a.params["expected_cost"] == pytest.approx(b.params["expected_cost"], rel=1e-15)
+
+
+def test_power_law_beyond_its_convexity_is_refused_with_the_limit() -> None:
+    t = generate_ac_trajectory(1e9, 10, DAY, 1.0, impact_law="power", permanent="paper")
+    assert np.isnan(t.holdings).all()
+    assert any("n* = " in w for w in t.params["warnings"])
+    bad = generate_ac_trajectory(1000, 10, dataclasses.replace(DAY, alpha=1.5), 1.0, impact_law="power")
+    assert any("params.alpha must be from 0.3 to 1" in w for w in bad.params["warnings"])
+
+
+def test_no_strategy_beats_the_optimum_of_its_problem() -> None:
+    n, rng = 6, np.random.default_rng(0)
+    for law in ("linear", "power"):
+        for lam in (0.0, 1e-2, 1.0, 1e3):
+            volume = rng.uniform(0.2, 2.0, n) * 1e4
+            best = generate_ac_volume_time_trajectory(1000, volume, DAY, lam, impact_law=law)
+            others = [
+                generate_vwap_trajectory(1000, volume, DAY, impact_law=law),
+                generate_twap_trajectory(1000, n, DAY, impact_law=law, volume_profile=volume),
+                generate_twap_trajectory(1000, n, DAY, True, 0.3, 1, impact_law=law, volume_profile=volume),
+                generate_market_order_trajectory(1000, DAY, n, impact_law=law, volume_profile=volume),
+                generate_pov_trajectory(1000, volume, 0.08, DAY, impact_law=law),
+            ]
+            least = best.params["expected_cost"] + lam * best.params["cost_variance"]
+            table = StrategyComparison([best, *others], best).summary_table()
+            assert len(table) == 6
+            for t in others:
+                assert t.params["expected_cost"] + lam * t.params["cost_variance"] >= least * (1 - 1e-12)
+
+
+def test_buys_mirror_sells_in_every_strategy() -> None:
+    def pair(make: Any) -> tuple[ExecutionTrajectory, ExecutionTrajectory]:
+        return make(side="sell"), make(side="buy")
+
+    for sell, buy in (
+        pair(lambda side: generate_vwap_trajectory(1000, VOLUME, DAY, side=side)),
+        pair(lambda side: generate_pov_trajectory(1000, VOLUME, 0.1, DAY, side=side)),
+        pair(lambda side: generate_ac_volume_time_trajectory(1000, VOLUME, DAY, 1.0, side=side)),
+        pair(lambda side: generate_vwap_tracking_trajectory(1000, VOLUME, DAY, 1.0, 1.0, side=side)),
+        pair(lambda side: generate_ac_trajectory(1000, 4, DAY, 1.0, impact_law="power", side=side)),
+    ):
+        np.testing.assert_array_equal(sell.holdings, buy.holdings)
+        assert sell.params["expected_cost"] == buy.params["expected_cost"] > 0
+        assert sell.params["implied_price"] + buy.params["implied_price"] == pytest.approx(1.0, rel=1e-12)
+
+
+def test_every_class_is_a_strategy() -> None:
+    for strategy in (
+        VWAPStrategy(VOLUME, DAY),
+        POVStrategy(VOLUME, 0.5, DAY),
+        AlmgrenChrissVolumeTimeStrategy(VOLUME, DAY, 1.0),
+        VWAPTrackingStrategy(VOLUME, DAY, 1.0, 1.0),
+        AlmgrenChrissStrategy(DAY, 1.0, "power"),
+    ):
+        assert isinstance(strategy, ExecutionStrategy)
+        assert strategy.generate_trajectory(1000, 4).holdings[0] == 1000
+    with pytest.raises(ValueError, match="volume_profile must have 5 entries"):
+        VWAPStrategy(VOLUME, DAY).generate_trajectory(1000, 5)
+
+
+def test_costs_on_different_profiles_do_not_share_a_table() -> None:
+    with pytest.raises(ValueError, match="volume_profile"):
+        StrategyComparison(
+            [generate_vwap_trajectory(1000, VOLUME, DAY), generate_twap_trajectory(1000, 4, DAY)], "twap"
+        )

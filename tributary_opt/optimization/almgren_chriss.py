@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from tributary_opt.optimization.closed_form import Permanent, SolveStatus, _step_decay, effective_eta
+from tributary_opt.optimization.closed_form import Permanent, SolveStatus, effective_eta
+from tributary_opt.optimization.problem import ImpactLaw
 from tributary_opt.optimization.rule import rule_parameters
+from tributary_opt.optimization.solver import solve
 from tributary_opt.optimization.trajectory import (
     AlmgrenChrissParams,
     ExecutionTrajectory,
@@ -30,8 +30,6 @@ __all__ = [
     "generate_ac_trajectory",
     "implied_average_price",
 ]
-
-_IMPACT_LAWS = ("linear",)
 
 
 def calibrate_ac_params(
@@ -131,7 +129,7 @@ def generate_ac_trajectory(
     params: AlmgrenChrissParams,
     risk_aversion: float = 1e-6,
     *,
-    impact_law: str = "linear",
+    impact_law: ImpactLaw = "linear",
     permanent: Permanent | None = None,
     side: Side = "sell",
 ) -> ExecutionTrajectory:
@@ -149,9 +147,13 @@ def generate_ac_trajectory(
     params : AlmgrenChrissParams
     risk_aversion : float
         λ >= 0; 0 gives TWAP. It has a unit: what is large for one market is nothing for another. [1/currency]
-    impact_law : "linear"
+    impact_law : "linear" | "power"
+        Power: h(v) = ε + η v_ref (v/v_ref)^α with α = ``params.alpha`` from 0.3 to 1 and v_ref =
+        ``params.reference_rate``; the optimality conditions are solved exactly (`solver`). ``urgency`` is then T over
+        Almgren's (2003) T* = (α η X^(α-1)/(λσ²))^(1/(α+1)), ``decay_time`` is T*.
     permanent : "paper" | "midprice"
-        Whether a trade pays nothing or half of its own permanent move; default "paper" for the linear law.
+        Whether a trade pays nothing or half of its own permanent move; default "paper" for the linear law, "midprice"
+        for the power law, which under "paper" is convex only up to a slice n*: an order above it is refused.
     side : "sell" | "buy"
         Costs are the same; the implied price is not.
 
@@ -173,11 +175,9 @@ def generate_ac_trajectory(
     ----------
     Almgren & Chriss (2001), "Optimal execution of portfolio transactions", J. Risk 3(2).
     """
-    if impact_law not in _IMPACT_LAWS:
-        raise ValueError(f"impact_law must be one of {', '.join(_IMPACT_LAWS)}, got {impact_law!r}")
     if params is None:
         raise TypeError("params must be AlmgrenChrissParams, got None")
-    order = _Order.checked("almgren_chriss", order_size, duration_periods, params, permanent, side)
+    order = _Order.checked("almgren_chriss", order_size, duration_periods, params, permanent, side, impact_law)
     lam = _number("risk_aversion", risk_aversion)
     faults = []
     if not (math.isfinite(lam) and lam >= 0):
@@ -188,6 +188,9 @@ def generate_ac_trajectory(
     if faults or order.faults:
         return order.refused(lam, faults)
 
+    if impact_law == "power" and params.alpha != 1.0:
+        problem = order.problem(lam)
+        return order.solved(problem, solve(problem), risk_aversion=lam)
     if order.eta_tilde <= 0:
         return order.scheduled(
             _Shape.optimal(0.0, order.n_steps),
@@ -196,6 +199,5 @@ def generate_ac_trajectory(
             status=SolveStatus.TWAP_ETA_TILDE,
             warnings=[_eta_tilde_warning(params.eta, order.eta_tilde, params.tau)],
         )
-    market = (np.array([a], dtype=float) for a in (order.eta_tilde, params.sigma, params.tau))
-    step_decay = float(_step_decay(np.array([lam]), *market)[0])
+    step_decay = order.step_decay(lam)
     return order.scheduled(_Shape.optimal(step_decay, order.n_steps), risk_aversion=lam, step_decay=step_decay)

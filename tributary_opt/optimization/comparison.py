@@ -14,7 +14,19 @@ from tributary_opt.optimization.trajectory import ExecutionTrajectory
 __all__ = ["StrategyComparison"]
 
 # What must agree before two costs may stand in one table.
-_ONE_MODEL = ("tau", "permanent", "impact_law", "side", "eta", "gamma", "sigma", "epsilon", "price")
+_ONE_MODEL = (
+    "tau",
+    "permanent",
+    "impact_law",
+    "alpha",
+    "volume_profile",
+    "side",
+    "eta",
+    "gamma",
+    "sigma",
+    "epsilon",
+    "price",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,8 @@ class StrategyComparison:
     TypeError
         For something that is no trajectory.
     ValueError
-        Where order sizes, horizons, step lengths, parameters or conventions differ (a market order, done in its first
+        Where order sizes, horizons, step lengths, parameters, conventions or the costs' volume profiles differ
+        (a market order, done in its first
         slice, may be of any horizon), or where the baseline is not one of them or its name is that of several.
     """
 
@@ -51,6 +64,8 @@ class StrategyComparison:
         self._must_agree("horizon (steps)", [len(t.trade_sizes) for t in longer])
         for key in _ONE_MODEL:
             self._must_agree(key, [t.params.get(key) for t in self.strategies])
+        # None is a profile too: the flat one.
+        self._must_agree("volume_profile", [str(t.params.get("volume_profile")) for t in self.strategies])
 
     def _baseline(self) -> ExecutionTrajectory:
         wanted = self.baseline_strategy

@@ -310,7 +310,8 @@ def market_problem(
     gamma: ArrayLike,
     sigma: ArrayLike,
     epsilon: ArrayLike,
-    horizon: ArrayLike,
+    horizon: ArrayLike | None = None,
+    tau: ArrayLike | None = None,
     n_steps: int,
     impact_law: ImpactLaw = "linear",
     alpha: ArrayLike = 1.0,
@@ -331,7 +332,8 @@ def market_problem(
     Parameters
     ----------
     order_size, risk_aversion, eta, gamma, sigma, epsilon, horizon, alpha, reference_rate : array_like
-        Broadcastable to the leading axes (...). ``alpha`` and ``reference_rate`` serve the power law only.
+        Broadcastable to the leading axes (...); the step ``tau`` may stand in for the horizon. ``alpha`` and
+        ``reference_rate`` serve the power law only.
     n_steps : int
         N >= 1. [-]
     permanent : "paper" | "midprice"
@@ -348,14 +350,30 @@ def market_problem(
         raise ValueError(f'impact_law must be "linear" or "power", got {impact_law!r}')
     permanent = ("paper" if impact_law == "linear" else "midprice") if permanent is None else permanent
     _check_permanent(permanent)
-    values = {"order_size": order_size, "risk_aversion": risk_aversion, "eta": eta, "gamma": gamma, "sigma": sigma}
-    values |= {"epsilon": epsilon, "horizon": horizon, "alpha": alpha, "reference_rate": reference_rate}
+    step = horizon if tau is None else tau
+    if step is None or (horizon is not None and tau is not None):
+        raise ValueError("give exactly one of horizon and tau")
+    values: dict[str, Any] = {
+        "order_size": order_size,
+        "risk_aversion": risk_aversion,
+        "eta": eta,
+        "gamma": gamma,
+        "sigma": sigma,
+    }
+    if (horizon is None) == (tau is None):
+        raise ValueError("give exactly one of horizon and tau")
+    values |= {
+        "epsilon": epsilon,
+        "horizon": tau if horizon is None else horizon,
+        "alpha": alpha,
+        "reference_rate": reference_rate,
+    }
     size, lam, eta, gamma, sigma, epsilon, horizon, alpha, rate = (
         _floats(name, value) for name, value in values.items()
     )
-    cap = _floats("cap", cap)
+    cap, horizon_given = _floats("cap", cap), tau is None
     with np.errstate(all="ignore"):
-        tau = horizon / n
+        tau = horizon / n if horizon_given else horizon
         if impact_law == "linear":
             k = np.ones(np.broadcast_shapes(eta.shape, alpha.shape))
             level = _effective(eta, gamma, tau, permanent) / tau

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tributary_opt.optimization.closed_form import (
     _SMALLEST_STEP_DECAY,
@@ -43,7 +43,7 @@ from tributary_opt.optimization.closed_form import (
 )
 from tributary_opt.optimization.problem import Problem, convexity_limit
 
-__all__ = ["Method", "Solution", "kkt_residual", "solve"]
+__all__ = ["Method", "Solution", "kkt_residual", "solve", "solve_tracking"]
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
@@ -149,6 +149,61 @@ def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isnan(part).any(axis=0), np.nan, residual).reshape(problem.shape))
 
 
+def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: ArrayLike) -> Solution:
+    """Least E + λV + λ_v Σ s_j (x_j - X y_j)², for k = 1 without caps: Almgren-Chriss pulled towards a path y.
+
+    With S and c as in Riccati's recursion and the pull of the path, w = (λ + λ_v) s_j + 1/S_{j+1}:
+    c_j = (λ_v s_j y_j + c_{j+1}/S_{j+1}) / w, S_j = 1/a_j + 1/w, and n_j = (x_{j-1} - c_j) / (a_j S_j). A y that never
+    rises from 1 keeps every slice >= 0.
+
+    Parameters
+    ----------
+    problem : Problem
+        k = 1, no caps other than 0.
+    target : ndarray, broadcastable to (..., N)
+        y_j, the share of the order to be held after slice j, from at most 1 down to 0. [-]
+    tracking_aversion : array_like, broadcastable to (...)
+        λ_v >= 0. [1/currency]
+    """
+    shape, n = problem.shape, problem.n_steps
+    count = int(np.prod(shape))
+    chunk = _Chunk(problem, slice(0, count))
+    if not ((chunk.k == 1) & (np.isinf(chunk.fraction) | (chunk.cheapness == 0)).all(axis=0)).all():
+        raise ValueError("tracking needs the linear law (k = 1) and no caps")
+    path = np.broadcast_to(target, (*shape, n)).reshape(count, n).T
+    pull_lambda = np.broadcast_to(np.asarray(tracking_aversion, dtype=float), shape).reshape(count)
+    pull = np.where(chunk.status == SolveStatus.TWAP_ETA_TILDE, 0.0, chunk.risk_of(pull_lambda))
+    later, centre = np.zeros(count), np.zeros(count)
+    share, aim = np.empty((n, count)), np.empty((n, count))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for j in range(n - 1, -1, -1):
+            less = 1.0 + (chunk.risk[j] + pull[j]) * later
+            weight = np.where(np.isfinite(less), pull[j] * later / less, pull[j] / (chunk.risk[j] + pull[j]))
+            aim[j] = weight * path[j] + centre / less
+            rest = later / less
+            later = chunk.cheapness[j] + rest
+            np.divide(chunk.cheapness[j], np.where(later > 0, later, 1.0), out=share[j])
+            centre = aim[j].copy()
+    held = np.ones(count)
+    for j in range(n):
+        share[j] *= np.maximum(held - aim[j], 0.0)
+        held = held - share[j]
+    parts = _closed_sum(share, share)
+    left = np.zeros((n + 1, count))
+    for j in range(n - 1, -1, -1):
+        np.add(left[j + 1], parts[j], out=left[j])
+    left = np.minimum(left, 1.0)
+    left[0] = 1.0
+    refused = chunk.method == Method.REFUSED
+    slices = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * parts.T)
+    holdings = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * left.T)
+    method = np.where(refused, Method.REFUSED, Method.RICCATI).astype(np.int8).reshape(shape)
+    none = np.zeros(shape, dtype=np.int16)
+    return Solution(
+        slices.reshape(*shape, n), holdings.reshape(*shape, n + 1), method, none, chunk.status.reshape(shape)
+    )
+
+
 class _Chunk:
     """Some problems of a batch, steps first, scaled to fractions of the order."""
 
@@ -196,7 +251,8 @@ class _Chunk:
             self.dearer = np.where(tradable & (dearer > 0), dearer / unit, 0.0)
             self.bend = np.where(self.paper, gamma * np.power(self.size, 1.0 - self.k) / reference, 0.0)
             self.turn = limit / self.size
-        self.risk = _risk(lam, sd, np.power(self.size, 1.0 - self.k), reference)
+        self._sd, self._reference = sd, reference
+        self.risk = self.risk_of(lam)
 
         room = np.zeros(self.size.shape)
         for row in np.minimum(fraction, 1.0):
@@ -209,6 +265,10 @@ class _Chunk:
             SolveStatus.OK,
         ).astype(np.int8)
         self.method = self._methods(~good | infeasible | beyond)
+
+    def risk_of(self, lam: FloatArray) -> FloatArray:
+        """λ s_j X^(1-k) / a of any λ."""
+        return _risk(lam, self._sd, np.power(self.size, 1.0 - self.k), self._reference)
 
     def _methods(self, refused: BoolArray) -> NDArray[np.int8]:
         free = np.isinf(self.fraction) | (self.cheapness == 0)

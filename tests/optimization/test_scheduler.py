@@ -1,0 +1,156 @@
+"""`schedule_order`: every limit kept, or a refusal that says what would do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tributary_opt import AlmgrenChrissParams, generate_ac_trajectory
+from tributary_opt.optimization.problem import schedule_cost
+from tributary_opt.optimization.scheduler import AlmgrenChrissCappedStrategy, InfeasibleSchedule, schedule_order
+from tributary_opt.optimization.trajectory import _Order
+
+PAPER = AlmgrenChrissParams(2.5e-6, 2.5e-7, 0.95, 0.5, 1.0, epsilon=0.0625, price=50.0, reference_rate=50_000.0)
+
+
+def test_without_limits_it_is_almgren_chriss() -> None:
+    free = schedule_order(1e6, 5, PAPER, 2e-6)
+    plain = generate_ac_trajectory(1e6, 5, PAPER, 2e-6)
+    np.testing.assert_array_equal(free.trade_sizes, plain.trade_sizes)
+    assert free.strategy_name == "almgren_chriss_capped"
+    assert free.params["rounding_cost"] == 0
+    assert free.params["expected_cost"] == pytest.approx(plain.params["expected_cost"], rel=1e-14)
+
+
+def test_cap_is_kept_and_the_rest_is_almgren_chriss() -> None:
+    t = schedule_order(1e6, 5, PAPER, 2e-6, max_slice=300_000)
+    np.testing.assert_allclose(t.trade_sizes, [300000, 300000, 233172.147002, 106382.978723, 60444.874275], rtol=1e-9)
+    assert t.params["limits"] == {"max_slice": 300_000}
+
+
+@pytest.mark.parametrize("n", [*range(1, 30), 97, 499, 500])
+def test_cap_of_exactly_an_equal_share_is_feasible(n: int) -> None:
+    for size in (1e6, 0.1, 12345.678):
+        cap = size / n
+        t = schedule_order(size, n, PAPER, 1e-6, max_slice=cap)
+        assert (t.trade_sizes <= cap * (1 + 2 * 2.0**-52)).all()
+        assert abs(math.fsum(t.trade_sizes) - size) <= n * 2.0**-52 * size
+
+
+@pytest.mark.parametrize(
+    ("size", "lot", "lots"), [(0.3, 0.1, 3), (0.7, 0.1, 7), (4.35, 0.05, 87), (0.6, 0.2, 3), (29.0, 1.0, 29)]
+)
+def test_quotients_that_floats_get_wrong(size: float, lot: float, lots: int) -> None:
+    t = schedule_order(size, 4, PAPER, 0.0, lot_size=lot)
+    assert sum(t.params["lots"]) == lots
+    assert t.params["remainder"] == 0
+    assert t.holdings[-1] == 0
+    per_slice = schedule_order(size, lots, PAPER, 0.0, lot_size=lot, max_slice=lot)
+    assert per_slice.params["lots"] == (1,) * lots
+    with pytest.raises(InfeasibleSchedule) as refused:
+        schedule_order(size, lots - 1, PAPER, 0.0, max_slice=lot)
+    assert refused.value.shortest_duration == lots
+
+
+def test_refusals_say_why_and_how_long_it_would_take() -> None:
+    with pytest.raises(InfeasibleSchedule, match=r"room for 500 of 1000 .* max_slice=100; .* is 10 periods"):
+        schedule_order(1000, 5, PAPER, 1e-6, max_slice=100)
+    with pytest.raises(InfeasibleSchedule, match="less than min_slice; no duration is long enough"):
+        schedule_order(10, 5, PAPER, 1e-6, min_slice=20)
+    with pytest.raises(InfeasibleSchedule, match="less than one lot"):
+        schedule_order(10, 5, PAPER, 1e-6, lot_size=20)
+    with pytest.raises(InfeasibleSchedule) as refused:  # 25 is no sum of slices of 10
+        schedule_order(25, 5, PAPER, 1e-6, min_slice=10, max_slice=10)
+    assert refused.value.shortest_duration is None
+    for bad in ({"max_slice": 0.0}, {"max_participation": 1.5}, {"lot_size": math.nan}, {"min_slice": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            schedule_order(10, 5, PAPER, 1e-6, **bad)
+    with pytest.raises(ValueError, match="order_size"):
+        schedule_order(-10, 5, PAPER, 1e-6)
+
+
+def test_participation_is_a_share_of_the_volume() -> None:
+    volume = np.array([4e5, 0.0, 3e5, 2e6, 5e5])
+    t = schedule_order(3e5, 5, PAPER, 1e-6, volume_profile=volume, max_participation=0.1)
+    assert (t.trade_sizes <= 0.1 * volume).all()
+    assert t.trade_sizes[1] == 0
+    by_rule = schedule_order(1e6, 5, PAPER, 1e-5, max_participation=0.05)  # ADV of 5 million
+    assert by_rule.trade_sizes.max() == 250_000
+    with pytest.raises(InfeasibleSchedule, match="shortest"):
+        schedule_order(3.3e5, 5, PAPER, 1e-6, volume_profile=volume, max_participation=0.1)
+
+
+def test_lots_are_the_best_of_all_whole_schedules() -> None:
+    for lam, least in itertools.product((0.0, 1e-6, 1e-5), (None, 2.0)):
+        params = AlmgrenChrissParams(1.0, 0.1, 300.0, 0.5, 1.0, epsilon=0.1)
+        t = schedule_order(11.5, 4, params, lam, lot_size=1.0, max_slice=6.2, min_slice=least)
+        problem = _Order.checked("x", 11.0, 4, params, None, "sell").problem(lam)
+        whole = [
+            n
+            for n in itertools.product(range(7), repeat=4)
+            if sum(n) == 11 and all(v == 0 or v >= (least or 0) for v in n)
+        ]
+        best = schedule_cost(problem, np.array(whole, dtype=float)).objective.min()
+        mine = float(schedule_cost(problem, t.trade_sizes).objective)
+        assert mine == pytest.approx(best, rel=1e-12)
+        assert t.params["remainder"] == 0.5
+        assert t.holdings[-1] == 0.5
+        assert t.params["rounding_cost"] >= 0
+        assert not t.params["rounding_cost"] > t.params["greedy_rounding_cost"] * (1 + 1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(1, 1e6),
+    st.integers(1, 12),
+    st.floats(0, 1e-3),
+    st.sampled_from([None, 1.0, 0.1, 7.0]),
+    st.floats(0.0, 0.5),
+    st.floats(1.0, 4.0),
+    st.sampled_from(["linear", "power"]),
+)
+def test_every_limit_is_kept(
+    size: float, n: int, lam: float, lot: float | None, least: float, room: float, law: str
+) -> None:
+    cap, min_slice = size / n * room, (size / n * least) or None
+    try:
+        t = schedule_order(
+            size,
+            n,
+            PAPER,
+            lam,
+            max_slice=cap,
+            min_slice=min_slice,
+            lot_size=lot,
+            impact_law=law,  # type: ignore[arg-type]
+        )
+    except InfeasibleSchedule as refused:
+        longer = refused.shortest_duration
+    else:
+        longer = 0
+    if longer != 0:
+        assert lot is not None or min_slice is not None
+        assert longer is None or longer > n
+        return
+    assert (t.trade_sizes >= 0).all()
+    assert (t.trade_sizes <= cap * (1 + 4 * 2.0**-52)).all()
+    if min_slice is not None:
+        assert ((t.trade_sizes == 0) | (t.trade_sizes >= min_slice * (1 - 1e-14))).all()
+    traded = size - t.params["remainder"]
+    assert math.fsum(t.trade_sizes) == pytest.approx(traded, rel=1e-13)
+    if lot is not None:
+        assert 0 <= t.params["remainder"] < lot
+        np.testing.assert_array_equal(np.array(t.params["lots"]) * lot, t.trade_sizes)
+    assert t.params["rounding_cost"] >= -1e-12 * t.params["optimum_cost"]
+    assert not t.params["rounding_cost"] > t.params["greedy_rounding_cost"] + 1e-12 * t.params["optimum_cost"]
+
+
+def test_strategy_class() -> None:
+    t = AlmgrenChrissCappedStrategy(PAPER, 2e-6, max_slice=300_000).generate_trajectory(1e6, 5, "buy")
+    assert t.trade_sizes[0] == 300_000
+    assert t.params["implied_price"] > 50

@@ -1,0 +1,132 @@
+"""The efficient frontier: what less risk costs, from TWAP to everything at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tributary_opt.optimization.closed_form import FloatArray, _floats, _in_range
+from tributary_opt.optimization.problem import Problem, schedule_cost
+from tributary_opt.optimization.risk import _means, _one
+from tributary_opt.optimization.solver import solve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EfficientFrontier", "efficient_frontier", "plot_frontier"]
+
+
+@dataclass(frozen=True, eq=False)
+class EfficientFrontier:
+    """Optimal schedules of one order along λ; every array has one entry a point, TWAP (λ = 0) first."""
+
+    risk_aversion: FloatArray  #: λ, rising. [1/currency]
+    expected_cost: FloatArray  #: E, never falling; λV is no part of it. [currency]
+    cost_sd: FloatArray  #: √V, never rising. [currency]
+    lvar: FloatArray  #: E + `level` · √V. [currency]
+    holdings: FloatArray  #: x_j, shape (points, N + 1). [contracts]
+    level: float  #: λ_v of the L-VaR. [-]
+    knee: int  #: index of the point farthest below the chord of the curve, √V and E each scaled to [0, 1].
+
+    @property
+    def cost_variance(self) -> FloatArray:
+        """V. [currency²]"""
+        return np.square(self.cost_sd)
+
+    def frame(self) -> pd.DataFrame:
+        """The points as a table: risk_aversion, expected_cost, cost_sd, lvar, first_slice_pct, knee."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "risk_aversion": self.risk_aversion,
+                "expected_cost": self.expected_cost,
+                "cost_sd": self.cost_sd,
+                "lvar": self.lvar,
+                "first_slice_pct": (1.0 - self.holdings[:, 1] / self.holdings[:, 0]) * 100.0,
+                "knee": np.arange(len(self.risk_aversion)) == self.knee,
+            }
+        )
+
+
+def efficient_frontier(
+    problem: Problem, n_points: int = 60, *, risk_aversion: ArrayLike | None = None, level: float = 1.645
+) -> EfficientFrontier:
+    """Least expected cost for every risk, of one problem; its own λ does not matter.
+
+    Parameters
+    ----------
+    problem : Problem
+        One, not a batch.
+    n_points : int
+        Points beside TWAP, spaced evenly in log λ from κT = 0.05 to where all but a millionth is done at once. [-]
+    risk_aversion : array_like, shape (L,), optional
+        The λ's to take instead, rising. [1/currency]
+    level : float
+        λ_v of the L-VaR: 1.645 for 95 %. [-]
+
+    Returns
+    -------
+    EfficientFrontier
+        dE/dV = -λ along it (A-C section 2.3): the slope of every chord lies between the -λ of its ends.
+    """
+    _one(problem)
+    if risk_aversion is None:
+        if n_points < 2:
+            raise ValueError(f"n_points must be >= 2, got {n_points}")
+        a, s, _, k = _means(problem)
+        if not s > 0:
+            raise ValueError("the frontier is one point where sigma is 0")
+        unit = a * float(problem.order_size) ** (k - 1.0) / s
+        # The risk m of κT = 0.05, and of x_1/X = 1e-6: there a whole slice's marginal cost, (k+1) a, is 2λs x_1.
+        grid = np.geomspace((0.05 / problem.n_steps) ** (1.0 + k), 1e6 * (1.0 + k) / 2.0, n_points)
+        lam = np.concatenate([[0.0], unit * grid])
+    else:
+        lam = _floats("risk_aversion", risk_aversion)
+        if lam.ndim != 1 or not _in_range(lam).all() or (np.diff(lam) <= 0).any():
+            raise ValueError("risk_aversion must be one rising list of finite numbers >= 0")
+    per_slice = {
+        name: np.broadcast_to(getattr(problem, name), (*lam.shape, problem.n_steps))
+        for name in ("tau", "impact", "spread", "slice_sd", "cap")
+    }
+    per_order = {
+        name: np.broadcast_to(getattr(problem, name), lam.shape) for name in ("order_size", "exponent", "gamma")
+    }
+    many = Problem(risk_aversion=lam, permanent=problem.permanent, **per_order, **per_slice)
+    solution = solve(many)
+    if (solution.status != 0).any():
+        raise ValueError(f"the problem has no optimal schedule (status {int(solution.status.max())})")
+    cost = schedule_cost(many, solution.slices, solution.holdings)
+    expected, sd = cost.expected_cost, np.sqrt(cost.cost_variance)
+    return EfficientFrontier(lam, expected, sd, expected + level * sd, solution.holdings, level, _knee(sd, expected))
+
+
+def _knee(sd: FloatArray, expected: FloatArray) -> int:
+    wide, tall = float(np.ptp(sd)), float(np.ptp(expected))
+    if wide == 0 or tall == 0:
+        return 0
+    return int(np.argmin((sd - sd.min()) / wide + (expected - expected.min()) / tall))
+
+
+def plot_frontier(frontier: EfficientFrontier, axes: Any = None) -> Any:
+    """Draw E against √V with the knee and the least L-VaR marked; returns matplotlib's axes.
+
+    Needs the extra ``plot`` (matplotlib).
+    """
+    if axes is None:
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as missing:
+            raise ImportError("a plot needs matplotlib: install tributary-opt[plot]") from missing
+        axes = Figure(figsize=(6.4, 4.2), layout="constrained").subplots()
+    axes.plot(frontier.cost_sd, frontier.expected_cost, marker=".", markersize=3, label="efficient frontier")
+    least = int(frontier.lvar.argmin())
+    for index, label in ((0, "TWAP"), (frontier.knee, "knee"), (least, f"least L-VaR ({frontier.level:g} sd)")):
+        axes.plot(frontier.cost_sd[index], frontier.expected_cost[index], "o", label=label)
+    axes.set_xlabel("standard deviation of the cost [currency]")
+    axes.set_ylabel("expected cost [currency]")
+    axes.legend()
+    return axes

@@ -1,0 +1,429 @@
+"""Trade scheduling: the optimal schedule an order desk can send, with every limit kept.
+
+The continuous optimum under caps is `solver`'s. A smallest slice and a lot size make the problem one of integers; there
+the schedule starts from the continuous optimum under the same bounds, is rounded in several ways, and is improved by
+moving single lots between slices as long as that lowers E + λV.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tributary_opt.optimization.closed_form import FloatArray, Permanent, SolveStatus, _floats
+from tributary_opt.optimization.problem import ImpactLaw, Problem, schedule_cost
+from tributary_opt.optimization.solver import solve
+from tributary_opt.optimization.strategies import _risk_aversion, _shares
+from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, Side, _number, _Order
+
+__all__ = ["AlmgrenChrissCappedStrategy", "InfeasibleSchedule", "schedule_order"]
+
+_EPS = 2.0**-52
+# A quotient this close to a whole number is that number: 0.3/0.1, 0.7/0.1, 4.35/0.05.
+_WHOLE = 8 * _EPS
+_LONGEST = 1_000_000
+
+
+class InfeasibleSchedule(ValueError):
+    """No schedule keeps the limits; `shortest_duration` is the first one that could, None where none can."""
+
+    def __init__(self, message: str, shortest_duration: int | None) -> None:
+        super().__init__(message)
+        self.shortest_duration = shortest_duration
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Bounds of a slice, in units: lots where there is a lot size, contracts otherwise."""
+
+    unit: float
+    whole: bool
+    total: float  # the order, without the remainder that fits no lot
+    least: float  # smallest slice that is not 0
+    cap: FloatArray  # (N,)
+
+
+def schedule_order(
+    order_size: float,
+    duration_periods: int,
+    params: AlmgrenChrissParams,
+    risk_aversion: float,
+    *,
+    volume_profile: ArrayLike | None = None,
+    max_participation: float | None = None,
+    max_slice: float | None = None,
+    min_slice: float | None = None,
+    lot_size: float | None = None,
+    impact_law: ImpactLaw = "linear",
+    permanent: Permanent | None = None,
+    side: Side = "sell",
+) -> ExecutionTrajectory:
+    """Schedule of least E + λV that keeps every limit given.
+
+    Parameters
+    ----------
+    order_size, duration_periods, params, risk_aversion, impact_law, permanent, side
+        As in `generate_ac_trajectory`.
+    volume_profile : array_like, shape (N,), optional
+        Volume expected in each slice: impact falls with it, and `max_participation` is a share of it. [contracts]
+    max_participation : float, optional
+        Largest share of a slice's volume, 0 < . <= 1. Without a profile the volume is params.reference_rate / 0.01 · τ,
+        the ADV of the rule. [-]
+    max_slice, min_slice : float, optional
+        Largest slice; smallest one that is not 0. [contracts]
+    lot_size : float, optional
+        Slices are whole multiples of it. [contracts]
+
+    Returns
+    -------
+    ExecutionTrajectory
+        ``strategy_name`` is "almgren_chriss_capped". ``params`` has ``remainder``, what fits no lot and is not traded:
+        ``holdings`` then ends there [contracts]; ``lots``, the slices as integers (None without lots);
+        ``optimum_cost``, E + λV of the best schedule under the caps alone, for the contracts that are traded
+        [currency]; ``rounding_cost``, what lots and the smallest slice add to it [currency];
+        ``greedy_rounding_cost``, what rounding slice by slice would have added, NaN where that breaks a limit.
+
+    Raises
+    ------
+    InfeasibleSchedule
+        Where no schedule keeps the limits, with the reason and the shortest duration that would do.
+    ValueError, TypeError
+        For an argument out of range.
+    """
+    order = _Order.checked("almgren_chriss_capped", order_size, duration_periods, params, permanent, side, impact_law)
+    lam, faults = _risk_aversion("risk_aversion", risk_aversion)
+    volume = None
+    if volume_profile is not None:
+        volume = _floats("volume_profile", volume_profile)
+        _, said = _shares(volume, order.n_steps)
+        faults += [w for w in said if "must" in w]
+    given = {"max_participation": max_participation, "max_slice": max_slice}
+    given |= {"min_slice": min_slice, "lot_size": lot_size}
+    limits = {name: None if value is None else _number(name, value) for name, value in given.items()}
+    for name, value in limits.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            faults.append(f"{name} must be finite and > 0, got {value:g}: leave it out for no limit")
+    share = limits["max_participation"]
+    if share is not None and share > 1:
+        faults.append(f"max_participation must be <= 1, got {share:g}: 0.1 is 10 % of the volume")
+    if order.faults or faults:
+        raise ValueError("; ".join([*order.faults, *faults]))
+
+    caps = _caps(order, volume, share, limits["max_slice"])
+    bound = _limits(order.size, caps, limits["min_slice"], limits["lot_size"])
+    if not _feasible(bound, order.n_steps):
+        raise _refusal(order, caps, bound, limits)
+    profile = None if volume is None else _shares(volume, order.n_steps)[0]
+    traded = bound.total * bound.unit
+    problem = order.problem(lam, profile, np.where(np.isfinite(caps), caps, np.inf))
+    problem = problem.tail(0, traded)
+    best = solve(problem)
+    status = SolveStatus(int(best.status))
+    if status == SolveStatus.BEYOND_CONVEXITY:
+        return order.solved(problem, best, risk_aversion=lam)
+    optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
+    slices, lots, greedy = best.slices, None, math.nan
+    if bound.whole or bound.least > 0:
+        slices, lots, greedy = _with_lots(problem, best.slices, bound)
+    remainder = order.size - traded if bound.whole else 0.0
+    if abs(remainder) <= order.n_steps * _EPS * order.size:
+        remainder = 0.0
+    holdings = np.full(order.n_steps + 1, remainder)
+    holdings[:-1] += np.cumsum(slices[::-1])[::-1]
+    holdings = np.minimum(holdings, order.size)
+    holdings[0] = order.size
+    objective = float(schedule_cost(problem, slices).objective)
+    warnings = [] if remainder == 0 else [f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded"]
+    return order.scheduled(
+        None,
+        risk_aversion=lam,
+        step_decay=order.step_decay(lam),
+        status=status,
+        warnings=warnings,
+        trade_sizes=slices,
+        holdings=holdings,
+        problem=problem,
+        volume_profile=profile,
+        more={
+            "remainder": remainder,
+            "lots": lots,
+            "optimum_cost": optimum,
+            "rounding_cost": 0.0 if slices is best.slices else objective - optimum,
+            "greedy_rounding_cost": greedy - optimum,
+            "limits": {name: value for name, value in limits.items() if value is not None},
+        },
+    )
+
+
+def _caps(order: _Order, volume: FloatArray | None, share: float | None, max_slice: float | None) -> FloatArray:
+    """c_j in contracts."""
+    caps = np.full(order.n_steps, np.inf if max_slice is None else max_slice)
+    if share is not None:
+        assert order.params is not None
+        if volume is None:
+            volume = np.full(order.n_steps, float(order.params.reference_rate) / 0.01 * order.tau)
+            if not np.isfinite(volume).all():
+                raise ValueError("max_participation needs a volume_profile, or params.reference_rate (1 % of ADV)")
+        caps = np.minimum(caps, share * volume)
+    elif volume is not None and volume.any():
+        caps = np.where(volume > 0, caps, 0.0)
+    return caps
+
+
+def _limits(size: float, caps: FloatArray, min_slice: float | None, lot_size: float | None) -> _Limits:
+    least = 0.0 if min_slice is None else min_slice
+    if lot_size is None:
+        return _Limits(1.0, False, size, least, np.minimum(caps, size))
+    cap = np.array([_floor(min(c, size) / lot_size) for c in caps])
+    return _Limits(lot_size, True, _floor(size / lot_size), _ceil(least / lot_size), cap)
+
+
+def _floor(ratio: float) -> float:
+    """Largest whole number <= ratio, where a whole number less its rounding still counts as that number."""
+    near = float(round(ratio)) if math.isfinite(ratio) else ratio
+    return near if abs(near - ratio) <= _WHOLE * abs(ratio) else float(math.floor(ratio))
+
+
+def _ceil(ratio: float) -> float:
+    return -_floor(-ratio)
+
+
+def _feasible(bound: _Limits, n_steps: int) -> bool:
+    """Whether some number of slices, each from the least to its cap, adds up to the order."""
+    if bound.whole and bound.total < 1:
+        return False
+    usable = np.sort(bound.cap[bound.cap >= max(bound.least, 5e-324)])[::-1]
+    room, slack = 0.0, bound.total * n_steps * _EPS
+    for count, cap in enumerate(usable, 1):
+        room += cap
+        if room >= bound.total - slack and count * bound.least <= bound.total + slack:
+            return True
+        if count * bound.least > bound.total + slack:
+            return False
+    return False
+
+
+def _refusal(order: _Order, caps: FloatArray, bound: _Limits, limits: dict[str, float | None]) -> InfeasibleSchedule:
+    """Why not, and how long it would have to take: the caps go on as they began."""
+    said = ", ".join(f"{name}={value:g}" for name, value in limits.items() if value is not None)
+    shortest = None
+    room = float(np.minimum(caps, order.size).sum())
+    if room > 0:
+        n = order.n_steps
+        while n < _LONGEST and shortest is None:
+            n = min(_LONGEST, 2 * n)
+            if _feasible(_limits(order.size, np.resize(caps, n), limits["min_slice"], limits["lot_size"]), n):
+                low, high = order.n_steps, n
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    trial = _limits(order.size, np.resize(caps, middle), limits["min_slice"], limits["lot_size"])
+                    low, high = (low, middle) if _feasible(trial, middle) else (middle, high)
+                shortest = high
+            elif (
+                bound.total < max(bound.least, 1.0 if bound.whole else 0.0)
+                or n * float(bound.cap.max()) > 4e3 * order.size
+            ):
+                break
+    if bound.whole and bound.total < 1:
+        why = f"order_size {order.size:g} is less than one lot of {bound.unit:g}"
+    elif bound.total < bound.least:
+        why = f"order_size {order.size:g} is less than min_slice"
+    else:
+        why = f"the slices have room for {room:g} of {order.size:g} contracts under {said}"
+    way_out = (
+        f"the shortest feasible duration is {shortest} periods"
+        if shortest
+        else "no duration is long enough: relax a limit"
+    )
+    return InfeasibleSchedule(f"no schedule of {order.n_steps} periods keeps the limits: {why}; {way_out}", shortest)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Smallest slices and lots
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _with_lots(
+    problem: Problem, optimum: FloatArray, bound: _Limits
+) -> tuple[FloatArray, tuple[int, ...] | None, float]:
+    """Best schedule found within the bounds, its lots, and the objective of rounding slice by slice."""
+    wanted = optimum / bound.unit
+    candidates: list[FloatArray] = []
+    greedy = math.nan
+    for active in _active_sets(wanted, bound):
+        low, high = np.where(active, bound.least, 0.0), np.where(active, bound.cap, 0.0)
+        bounded = _bounded(problem, low * bound.unit, high * bound.unit) / bound.unit
+        candidates += [_largest_remainder(bounded, low, high, bound.total)] if bound.whole else [bounded]
+    if bound.whole:
+        carried: FloatArray = np.diff(np.rint(np.cumsum(wanted)), prepend=0.0).astype(np.float64)
+        carried[-1] = bound.total - carried[:-1].sum()
+        if _keeps(carried, bound):
+            candidates.append(carried)
+            greedy = _objective(problem, carried * bound.unit)
+    costs = [_objective(problem, c * bound.unit) for c in candidates]
+    best = candidates[int(np.argmin(costs))]
+    if bound.whole:
+        best = _exchange(problem, best, bound, min(costs))
+        # The product may round up past a cap that is no multiple of the lot: lots are what is sent.
+        return best * bound.unit, tuple(int(n) for n in best), greedy
+    return best, None, greedy
+
+
+def _keeps(lots: FloatArray, bound: _Limits) -> bool:
+    return bool((lots >= 0).all() and (lots <= bound.cap).all() and ((lots == 0) | (lots >= bound.least)).all())
+
+
+def _objective(problem: Problem, slices: FloatArray) -> float:
+    return float(schedule_cost(problem, slices).objective)
+
+
+def _active_sets(wanted: FloatArray, bound: _Limits) -> list[Any]:
+    """Which slices may trade: the largest of the optimum, in every number that could be right."""
+    usable = bound.cap >= max(bound.least, 5e-324)
+    if bound.least <= (1.0 if bound.whole else 0.0):
+        return [usable]
+    order = np.lexsort((np.arange(len(wanted)), -np.where(usable, wanted, -1.0)))
+    order = order[usable[order]]
+    slack = bound.total * len(wanted) * _EPS
+    natural = max(1, int((wanted >= bound.least).sum()))
+    sets = []
+    for count in range(1, len(order) + 1):
+        chosen = np.zeros(len(wanted), dtype=bool)
+        chosen[order[:count]] = True
+        room = float(bound.cap[chosen].sum())
+        if room >= bound.total - slack and count * bound.least <= bound.total + slack:
+            sets.append((abs(count - natural), count, chosen))
+    if not sets:  # the largest of the optimum have too little room: take those with the largest caps
+        for count in range(1, len(order) + 1):
+            chosen = np.zeros(len(wanted), dtype=bool)
+            chosen[np.argsort(-np.where(usable, bound.cap, -1.0), kind="stable")[:count]] = True
+            room = float(bound.cap[chosen].sum())
+            if room >= bound.total - slack and count * bound.least <= bound.total + slack:
+                sets.append((abs(count - natural), count, chosen))
+    return [chosen for _, _, chosen in sorted(sets, key=lambda s: s[:2])[:5]]
+
+
+def _bounded(problem: Problem, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Optimum with low_j <= n_j <= high_j, by halving the last costate: one problem, a few milliseconds."""
+    size, lam = float(problem.order_size), float(problem.risk_aversion)
+    k, bend = float(problem.exponent), 0.0
+    if problem.permanent == "paper" and k < 1:
+        bend = float(problem.gamma)
+    impact, spread = [max(float(a), 0.0) for a in problem.impact], [float(e) for e in problem.spread]
+    risk, floor, cap = [2.0 * lam * float(s) for s in problem.risk], low.tolist(), np.minimum(high, size).tolist()
+    if float(problem.impact.min()) <= 0:
+        impact, risk = [1.0] * len(impact), [0.0] * len(risk)
+    if sum(floor) >= size:
+        return np.asarray(low)
+
+    def path(last: float) -> list[float]:
+        price, held, slices = last, 0.0, []
+        for j in range(len(impact) - 1, -1, -1):
+            above = price - spread[j]
+            n = 0.0 if above <= 0 else min((above / ((k + 1.0) * impact[j])) ** (1.0 / k), 1e300)
+            for _ in range(40 if bend and 0.0 < n < cap[j] else 0):  # what a trade does not pay makes it larger
+                n = min((above + bend * n) / ((k + 1.0) * impact[j]), 1e300) ** (1.0 / k)
+            n = min(max(n, floor[j]), cap[j])
+            slices.append(n)
+            held += n
+            if j:
+                price += risk[j - 1] * held
+        return slices[::-1]
+
+    top = max(
+        e + (k + 1.0) * a * c**k for e, a, c in zip(spread, impact, cap, strict=True)
+    )  # here every slice is at its cap
+    bottom = -sum(risk) * size - 1e-300  # and here none is above its floor
+    for _ in range(200):
+        middle = 0.5 * (bottom + top)
+        if sum(path(middle)) < size:
+            bottom = middle
+        else:
+            top = middle
+        if top - bottom <= 4 * _EPS * abs(top):
+            break
+    under, over = np.array(path(bottom)), np.array(path(top))
+    short, excess = size - math.fsum(under), math.fsum(over) - size
+    weight = short / (short + excess) if short + excess > 0 else 0.0
+    found = np.clip(under + min(max(weight, 0.0), 1.0) * (over - under), low, np.minimum(high, size))
+    most = np.minimum(high, size)
+    for j in np.argsort(-np.minimum(found - low, most - found), kind="stable"):  # where there is most room first
+        missing = size - math.fsum(found)
+        found[j] = min(max(found[j] + missing, low[j]), most[j])
+    return np.asarray(found)
+
+
+def _largest_remainder(wanted: FloatArray, low: FloatArray, high: FloatArray, total: float) -> FloatArray:
+    """Whole numbers within the bounds that add up, each next to what was wanted where there is room for it."""
+    lots = np.clip(np.floor(wanted + 1e-9), low, high)
+    missing = int(total - lots.sum())
+    while missing:
+        step = 1.0 if missing > 0 else -1.0
+        open_ = lots < high if missing > 0 else lots > low
+        order = np.argsort(np.where(open_, -step * (wanted - lots), np.inf), kind="stable")
+        chosen = order[: min(abs(missing), int(open_.sum()))]
+        if not len(chosen):
+            raise AssertionError("bounds without room passed for feasible")
+        lots[chosen] += step
+        missing -= int(step) * len(chosen)
+    return lots
+
+
+def _exchange(problem: Problem, lots: FloatArray, bound: _Limits, cost: float) -> FloatArray:
+    """Move a lot from one slice to another while that lowers the objective; every move keeps the bounds."""
+    n = len(lots)
+    if n < 2 or n > 400:
+        return lots
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j and (n <= 60 or abs(i - j) == 1)]
+    source, sink = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    lane = np.arange(len(pairs))
+    for _ in range(4 * n):
+        trial = np.repeat(lots[np.newaxis], len(pairs), axis=0)
+        trial[lane, source] -= 1.0
+        trial[lane, sink] += 1.0
+        good = (trial >= 0).all(axis=1) & (trial <= bound.cap).all(axis=1)
+        good &= ((trial == 0) | (trial >= bound.least)).all(axis=1)
+        if not good.any():
+            break
+        trial = trial[good]
+        found = schedule_cost(problem, trial * bound.unit).objective
+        best = int(found.argmin())
+        if not found[best] < cost * (1 - 4 * _EPS):
+            break
+        lots, cost = trial[best], float(found[best])
+    return lots
+
+
+@dataclass(frozen=True)
+class AlmgrenChrissCappedStrategy:
+    """Almgren-Chriss within limits; see `schedule_order`."""
+
+    params: AlmgrenChrissParams
+    risk_aversion: float = 1e-6
+    volume_profile: ArrayLike | None = None
+    max_participation: float | None = None
+    max_slice: float | None = None
+    min_slice: float | None = None
+    lot_size: float | None = None
+    impact_law: ImpactLaw = "linear"
+    permanent: Permanent | None = None
+
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
+        return schedule_order(
+            order_size,
+            duration_periods,
+            self.params,
+            self.risk_aversion,
+            volume_profile=self.volume_profile,
+            max_participation=self.max_participation,
+            max_slice=self.max_slice,
+            min_slice=self.min_slice,
+            lot_size=self.lot_size,
+            impact_law=self.impact_law,
+            permanent=self.permanent,
+            side=side,
+        )
