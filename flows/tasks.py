@@ -276,10 +276,10 @@ def _runner(settings: Settings) -> TaskRunner[Any]:
     if settings.runner is Runner.DASK:
         from prefect_dask.task_runners import DaskTaskRunner  # the [dask] extra
 
-        if settings.dask_address:
-            return DaskTaskRunner(address=settings.dask_address)
         local = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
-        return DaskTaskRunner(cluster_kwargs=local)
+        address = settings.dask_address
+        runner: TaskRunner[Any] = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=local)
+        return runner
     return ThreadPoolTaskRunner(max_workers=settings.workers)
 
 
