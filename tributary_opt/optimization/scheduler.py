@@ -179,7 +179,9 @@ def _limits(size: float, caps: FloatArray, min_slice: float | None, lot_size: fl
     if lot_size is None:
         return _Limits(1.0, False, size, least, np.minimum(caps, size))
     cap = np.array([_floor(min(c, size) / lot_size) for c in caps])
-    return _Limits(lot_size, True, _floor(size / lot_size), _ceil(least / lot_size), cap)
+    fewest = _ceil(least / lot_size)
+    # One lot is no limit: every slice that is not 0 has it.
+    return _Limits(lot_size, True, _floor(size / lot_size), fewest if fewest > 1 else 0.0, cap)
 
 
 def _floor(ratio: float) -> float:
@@ -223,11 +225,8 @@ def _refusal(order: _Order, caps: FloatArray, bound: _Limits, limits: dict[str, 
                     trial = _limits(order.size, np.resize(caps, middle), limits["min_slice"], limits["lot_size"])
                     low, high = (low, middle) if _feasible(trial, middle) else (middle, high)
                 shortest = high
-            elif (
-                bound.total < max(bound.least, 1.0 if bound.whole else 0.0)
-                or n * float(bound.cap.max()) > 4e3 * order.size
-            ):
-                break
+            elif bound.total < max(bound.least, float(bound.whole)) or n * room > 100.0 * order.size * order.n_steps:
+                break  # room enough a hundred times over: it is the lots or the smallest slice that do not fit
     if bound.whole and bound.total < 1:
         why = f"order_size {order.size:g} is less than one lot of {bound.unit:g}"
     elif bound.total < bound.least:
@@ -284,7 +283,7 @@ def _objective(problem: Problem, slices: FloatArray) -> float:
 def _active_sets(wanted: FloatArray, bound: _Limits) -> list[Any]:
     """Which slices may trade: the largest of the optimum, in every number that could be right."""
     usable = bound.cap >= max(bound.least, 5e-324)
-    if bound.least <= (1.0 if bound.whole else 0.0):
+    if bound.least == 0:
         return [usable]
     order = np.lexsort((np.arange(len(wanted)), -np.where(usable, wanted, -1.0)))
     order = order[usable[order]]
