@@ -5,6 +5,7 @@ Numbers are those of the project's review of other implementations, which showed
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from tributary_opt import (
     generate_twap_trajectory,
 )
 from tributary_opt.optimization import SolveStatus, decay_rate, linear_shapes, solve_linear_grid
+from tributary_opt.optimization.scheduler import InfeasibleSchedule, schedule_order
 
 SMOKE = calibrate_ac_params(50_000, 0.02, 0.05, 0.50)  # S: the smoke-test market, tau = 1 day
 
@@ -180,3 +182,34 @@ def test_fault_13_scalars_only() -> None:
     remaining, slices = linear_shapes(np.linspace(0, 10, 21).reshape(3, 7), 48)
     assert remaining.shape == (3, 7, 49)
     assert slices.shape == (3, 7, 48)
+
+
+def test_fault_08_cap_is_kept_or_refused() -> None:
+    """Others report a broken cap (3,505.6 for 500) in a warning; float ceilings add an interval for exact multiples."""
+    kept = schedule_order(5000, 10, smoke(10), 0.1, max_slice=500)
+    assert kept.trade_sizes.max() <= 500
+    with pytest.raises(InfeasibleSchedule, match="shortest feasible duration is 11"):
+        schedule_order(5001, 10, smoke(10), 0.1, max_slice=500)
+    assert len(schedule_order(100.0, 4, smoke(4), 0.0, max_slice=0.29 * 100).trade_sizes) == 4
+
+
+def test_fault_10_exponent_reaches_the_schedule() -> None:
+    params = dataclasses.replace(SMOKE, tau=0.1)
+    first = [
+        generate_ac_trajectory(5000, 10, dataclasses.replace(params, alpha=a), 10.0, impact_law="power").trade_sizes[0]
+        for a in (0.3, 0.5, 0.7, 1.0)
+    ]
+    assert len(set(first)) == 4
+
+
+def test_fault_21_infeasible_cap_is_no_schedule() -> None:
+    """Others answer a cap of 10 with [10 10 10 10 60], in silence."""
+    with pytest.raises(InfeasibleSchedule) as refused:
+        schedule_order(100, 5, smoke(5), 1e-3, max_slice=10)
+    assert refused.value.shortest_duration == 10
+
+
+def test_fault_24_quotients_of_floats() -> None:
+    for size, lot, lots in ((0.3, 0.1, 3), (0.6, 0.2, 3), (0.7, 0.1, 7), (4.35, 0.05, 87)):
+        t = schedule_order(size, 5, smoke(5), 0.0, lot_size=lot)
+        assert (sum(t.params["lots"]), t.params["remainder"], len(t.trade_sizes)) == (lots, 0, 5)

@@ -101,7 +101,7 @@ def test_never_above_an_interior_point_or_splitting_solver() -> None:
             max_iter=20_000,
             verbose=False,
         )
-        found = [solver.solve().x]
+        found = [solver.solve(raise_error=False).x]
         settings = clarabel.DefaultSettings()
         settings.verbose = False
         cone = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(2 * n)]
@@ -324,6 +324,15 @@ def test_the_rest_of_an_order_is_the_tail_of_its_schedule(kind: str) -> None:
         rest = solve(problems.tail(cut, whole.holdings[:, cut]))
         error = np.abs(rest.slices - whole.slices[:, cut:]) / np.maximum(whole.slices[:, cut:], 1e-280)
         assert (error[whole.holdings[:, cut] > 1e-200] < 1e-11).all()
+
+
+def test_the_rest_of_a_capped_order_is_the_optimum_of_the_rest() -> None:
+    problems = random_problems(np.random.default_rng(6), 40, 8, **KINDS["power law, capped"])
+    whole = solve(problems)
+    left = problems.tail(3, np.maximum(whole.holdings[:, 3], 1e-200 * problems.order_size))
+    rest = solve(left)
+    assert (rest.status == SolveStatus.OK).all()
+    assert (kkt_residual(left, rest.slices) <= 1e-10).all()
 
 
 def test_slice_without_volume_or_without_room_trades_nothing() -> None:

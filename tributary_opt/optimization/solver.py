@@ -103,7 +103,9 @@ def solve(problem: Problem) -> Solution:
     slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
     method, sweeps = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int16)
     status = np.zeros(count, dtype=np.int8)
-    rows = max(1, _CHUNK_ELEMENTS // n)
+    # One pass over the steps wants to stay in the cache, many passes want long rows.
+    one_pass = bool((problem.exponent == 1).all() and np.isinf(problem.cap).all())
+    rows = max(1, (_CHUNK_ELEMENTS // 4 if one_pass else _CHUNK_ELEMENTS) // n)
     for start in range(0, count, rows):
         part = slice(start, min(start + rows, count))
         _Chunk(problem, part).solve(slices[part], holdings[part], method[part], sweeps[part], status[part])
@@ -223,8 +225,10 @@ class _Chunk:
         self.k = np.where(good, own.exponent.reshape(-1), 1.0)
         lam = np.where(good, own.risk_aversion.reshape(-1), 0.0)
         gamma = np.where(good, own.gamma.reshape(-1), 0.0)
-        impact, sd, spread = (np.where(good, steps(a), 0.0) for a in (own.impact, own.slice_sd, own.spread))
-        self.cap = np.where(good, steps(own.cap), np.inf)
+        impact, sd, spread, self.cap = (steps(a) for a in (own.impact, own.slice_sd, own.spread, own.cap))
+        if not good.all():
+            impact, sd, spread = (np.where(good, a, 0.0) for a in (impact, sd, spread))
+            self.cap = np.where(good, self.cap, np.inf)
         limit = np.full_like(self.cap, np.inf)
         if problem.permanent == "paper" and (self.k < 1).any():
             limit = np.where(good, steps(convexity_limit(own)), np.inf)
@@ -232,13 +236,16 @@ class _Chunk:
         tradable = self.cap > 0
         cheapest = np.where(tradable, impact, np.inf).min(axis=0)
         no_minimum = ~(cheapest > 0) & tradable.any(axis=0)
+        uncapped = bool(np.isinf(self.cap).all())
         # Without a minimum: the λ = 0 schedule of the same shape (a_j all of one sign), else equal slices.
         one_sign = no_minimum & (np.where(tradable, impact, -1.0) < 0).all(axis=0)
-        impact = np.where(one_sign, -impact, np.where(no_minimum, 1.0, impact))
+        if no_minimum.any():
+            impact = np.where(one_sign, -impact, np.where(no_minimum, 1.0, impact))
         lam, gamma = np.where(no_minimum, 0.0, lam), np.where(no_minimum, 0.0, gamma)
         self.paper = (gamma > 0) & (self.k < 1) & (problem.permanent == "paper")
         beyond = self.paper & (np.where(tradable, np.minimum(self.size, self.cap), 0.0) > limit).any(axis=0)
-        impact = np.where(tradable, impact, np.inf)
+        if not uncapped:
+            impact = np.where(tradable, impact, np.inf)
         reference = impact.min(axis=0)
         reference = np.where(np.isfinite(reference) & (reference > 0), reference, 1.0)
 
@@ -315,8 +322,11 @@ class _Chunk:
                 np.add(held[j + 1], parts[j], out=held[j])
             np.minimum(held, 1.0, out=held)
             held[0] = 1.0
-            cap = self.cap[:, rows].T
             whole = size * parts.T
+            if np.isinf(self.fraction[:, rows]).all() and (self.cap[:, rows] > 0).all():
+                slices[rows], holdings[rows] = whole, size * held.T
+                continue
+            cap = self.cap[:, rows].T
             capped = parts.T >= self.fraction[:, rows].T
             slices[rows] = np.minimum(np.where(capped, cap, whole), cap)
             holdings[rows] = size * held.T
@@ -346,7 +356,7 @@ class _Chunk:
         for j in range(n):
             np.multiply(share[j], held, out=share[j])
             held = kept[j] * held
-        return _closed_sum(share, share)
+        return _closed_sum(share, share, 1)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Everything else
@@ -633,11 +643,11 @@ def _made_whole(parts: FloatArray, cap: FloatArray) -> FloatArray:
     return parts
 
 
-def _closed_sum(parts: FloatArray, free: FloatArray) -> FloatArray:
+def _closed_sum(parts: FloatArray, free: FloatArray, times: int = 2) -> FloatArray:
     """Put what is missing to 1, a few units of rounding, on each problem's largest free slice."""
     largest = free.argmax(axis=0)
     lane = np.arange(parts.shape[1])
-    for _ in range(2):
+    for _ in range(times):
         high, low = _exact_sum(parts)
         missing = (1.0 - high) - low
         moved = np.maximum(parts[largest, lane] + missing, 0.0)
