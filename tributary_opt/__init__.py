@@ -8,17 +8,28 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from tributary_opt.optimization import (
+    AlmgrenChrissCappedStrategy,
     AlmgrenChrissParams,
     AlmgrenChrissStrategy,
+    AlmgrenChrissVolumeTimeStrategy,
     ExecutionStrategy,
     ExecutionTrajectory,
+    InfeasibleSchedule,
     MarketOrderStrategy,
+    POVStrategy,
     TWAPStrategy,
+    VWAPStrategy,
+    VWAPTrackingStrategy,
     calibrate_ac_params,
     generate_ac_trajectory,
+    generate_ac_volume_time_trajectory,
     generate_market_order_trajectory,
+    generate_pov_trajectory,
     generate_twap_trajectory,
+    generate_vwap_tracking_trajectory,
+    generate_vwap_trajectory,
     implied_average_price,
+    schedule_order,
 )
 
 if TYPE_CHECKING:
@@ -30,19 +41,30 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "AlmgrenChrissCappedStrategy",
     "AlmgrenChrissParams",
     "AlmgrenChrissStrategy",
+    "AlmgrenChrissVolumeTimeStrategy",
     "ExecutionStrategy",
     "ExecutionTrajectory",
+    "InfeasibleSchedule",
     "MarketOrderStrategy",
+    "POVStrategy",
     "StrategyComparison",
     "TWAPStrategy",
+    "VWAPStrategy",
+    "VWAPTrackingStrategy",
     "__version__",
     "calibrate_ac_params",
     "generate_ac_trajectory",
+    "generate_ac_volume_time_trajectory",
     "generate_market_order_trajectory",
+    "generate_pov_trajectory",
     "generate_twap_trajectory",
+    "generate_vwap_tracking_trajectory",
+    "generate_vwap_trajectory",
     "implied_average_price",
+    "schedule_order",
 ]
 
 
