@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tick_tables import empty
 
 from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
@@ -43,14 +44,6 @@ def db(questdb_server: QuestDBServer) -> Iterator[QuestDB]:
     with QuestDB(questdb_server) as db:
         empty(db)
         yield db
-
-
-def empty(db: QuestDB) -> None:
-    """Drop every view and table."""
-    for (view,) in db.rows("SELECT view_name FROM views()"):
-        db.execute(f'DROP VIEW "{view}"')
-    for table in db.tables():
-        db.execute(f'DROP TABLE "{table}"')
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 import questdb
-from conftest import empty
-from tick_tables import assert_same_rows, book, create, load, send, trade
+from tick_tables import assert_same_rows, book, create, empty, load, send, trade
 
 from tributary_opt import schema
 from tributary_opt.market_data.source import SourceError

@@ -53,6 +53,14 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     return out
 
 
+def empty(db: QuestDB) -> None:
+    """Drop every view and table."""
+    for (view,) in db.rows("SELECT view_name FROM views()"):
+        db.execute(f'DROP VIEW "{view}"')
+    for table in db.tables():
+        db.execute(f'DROP TABLE "{table}"')
+
+
 def create(db: QuestDB, tables: SourceTables = SourceTables(), *, varchar: bool = False, ns: bool = False) -> None:
     """The two tick tables, under the names that the settings give them."""
     for name in ("trades", "orderbook_snapshots"):

@@ -69,6 +69,7 @@ def main(
 ) -> None:
     """Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB."""
     handler = RichHandler(console=_err, show_path=False, omit_repeated_times=False)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)  # flows set their loggers' levels for Prefect's UI
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     for name in ("tributary_opt", "prefect"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
