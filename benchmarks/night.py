@@ -143,6 +143,8 @@ def against_floor(chosen: argparse.Namespace) -> None:
         return nightly(as_of=FIRST_DAY, statistics=c.statistics, calibration=c.calibration, grid=c.grid)
 
     once(0)  # imports, pages, JIT of the server
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the floor adds its own
+    print(f"peak memory of one whole flow: {memory:.2f} GiB", flush=True)
     QuestDB.query = spied  # type: ignore[method-assign]
     with open_night(settings) as night:
         night.observe(choices(0), (FIRST_DAY,), store=False)
@@ -165,7 +167,6 @@ def against_floor(chosen: argparse.Namespace) -> None:
         with timed(took, "empty flow, as many tasks"):
             empty(12)
         floor(settings, run_id, queries, took)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     _print_floor(took, memory, chosen)
 
 
