@@ -183,7 +183,7 @@ def check() -> None:
     """Look at server, source tables, permissions and releases; every failure names its remedy."""
     from tributary_opt.storage.check import check as run_check
 
-    with _refusals():
+    with _refusals(), _err.status("checking"):
         findings = run_check(_settings())
     shown = Table("", "what", "seen", "remedy")
     marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
@@ -197,7 +197,7 @@ def check() -> None:
 @app.command()
 def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20) -> None:
     """List the newest runs, and which one is current."""
-    with _refusals(), open_night(_settings()) as opened:
+    with _refusals(), _err.status("reading the runs"), open_night(_settings()) as opened:
         opened.prepare_tables()
         listed = opened.releases.runs(limit)
     shown = Table(
@@ -221,7 +221,7 @@ def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, n
 @app.command()
 def rollback(run_id: Annotated[str, typer.Argument(help="A complete run, from `tributary-opt runs`.")]) -> None:
     """Make an earlier run current again."""
-    with _refusals(), open_night(_settings()) as opened:
+    with _refusals(), _err.status("verifying the run's rows"), open_night(_settings()) as opened:
         opened.prepare_tables()
         pointer = opened.releases.rollback(run_id)
     since = f"{pointer.published_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -234,7 +234,7 @@ def maintenance(
     trajectory_nights: Annotated[int, typer.Option(min=1, help="Nights whose trajectories are kept.")] = 30,
 ) -> None:
     """Sweep old trajectories and what killed runs left behind."""
-    with _refusals(), open_night(_settings()) as opened:
+    with _refusals(), _err.status("looking for what can go"), open_night(_settings()) as opened:
         opened.prepare_tables()
         retention = Retention(trajectory_nights=trajectory_nights)
         actions = opened.releases.maintain(retention, datetime.now(UTC), dry_run=dry_run)
