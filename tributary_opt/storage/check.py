@@ -168,7 +168,15 @@ def _features(db: QuestDB) -> Iterator[Finding]:
             db.execute(f"CREATE OR REPLACE VIEW {table}_view AS (SELECT * FROM {table})")
         db.query(f"SELECT * FROM {table}_view")
 
-    steps = (create, lambda: db.send(shape, rows), lambda: db.wait(table), once, read_back, view)
+    # Typed: of functions and lambdas together mypy may infer no common callable, depending on its cache.
+    steps: tuple[Callable[[], object], ...] = (
+        create,
+        lambda: db.send(shape, rows),
+        lambda: db.wait(table),
+        once,
+        read_back,
+        view,
+    )
     try:
         for (name, remedy), step in zip(_PROBES.items(), steps, strict=True):
             try:
