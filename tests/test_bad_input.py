@@ -252,9 +252,13 @@ def test_book_without_two_sides_is_refused_as_such(outcome: Outcome, market: str
 
 
 @pytest.mark.parametrize("market", ["no side", "strange side"])
-def test_trade_without_a_known_side_counts_in_volume_and_not_in_flow(outcome: Outcome, market: str) -> None:
+def test_trade_without_a_known_side_is_signed_by_book_or_tick_and_the_row_says_so(
+    outcome: Outcome, market: str
+) -> None:
     row, like = outcome.row(market), outcome.row("SOUND")
-    assert (row["status"], row["signed_share"], like["signed_share"]) == ("ok", 0.0, 1.0)
+    assert (row["status"], row["side_method"], like["side_method"]) == ("ok", "quote_rule", "given")
+    assert (row["inferred_share"], like["inferred_share"], like["signed_share"]) == (row["signed_share"], 0.0, 1.0)
+    assert row["signed_share"] > 0.9
     assert row["adv"] == like["adv"]
 
 

@@ -91,7 +91,10 @@ def test_us_equity_2013_is_calibrated_and_says_what_the_tape_says(
         # The night's own spread is weighted by time; on these tapes the two are close.
         assert row["spread"] == pytest.approx(row["mean_spread"], rel=0.02)
         assert (row["n_days"], row["n_days_traded"], row["n_days_quoted"], row["day_hours"]) == (5, 5, 5, 380 / 60)
-        assert row["signed_share"] == 0  # the tape names no aggressor
+        # The tape names no aggressor: all are inferred, for all but the first trades there is a book.
+        assert row["side_method"] == "quote_rule"
+        assert row["signed_share"] > 0.999
+        assert row["inferred_share"] > 0.999
         assert row["last_trade_at"] < pd.Timestamp("2013-10-11T19:55Z")
     assert set(report.trajectories["status"]) == {"ok"}
     assert report.outcome is not None

@@ -230,7 +230,7 @@ _IMPACT = tuple(
         "DOUBLE[]",
         "contracts^i price^j",
         f"response sums over {minutes}-minute buckets, in the order {', '.join(IMPACT_MOMENTS)}: "
-        "n counts adjacent buckets both with a mid, q is signed flow (sides as given), r the move of the last mid",
+        "n counts adjacent buckets both with a mid, q is buy_volume less sell_volume, r the move of the last mid",
     )
     for minutes in IMPACT_BUCKETS
 )
@@ -252,9 +252,17 @@ MARKET_DAYS: Final = Table(
         _long("n_bad_trades", "trades whose price or size is null, NaN, infinite, zero or negative; left out"),
         _double("volume", "contracts", "traded size"),
         _double("notional", "contracts price", "sum of price times size"),
-        _double("buy_volume", "contracts", "size of trades whose aggressor bought"),
-        _double("sell_volume", "contracts", "size of trades whose aggressor sold"),
-        _long("n_signed", "trades with an aggressor given"),
+        _double("buy_volume", "contracts", "size of trades whose aggressor bought, given or inferred"),
+        _double("sell_volume", "contracts", "size of trades whose aggressor sold, given or inferred"),
+        _double("buy_notional", "contracts price", "sum of price times size of the trades in buy_volume"),
+        _double("sell_notional", "contracts price", "sum of price times size of the trades in sell_volume"),
+        _long("n_signed", "trades with an aggressor, given or inferred"),
+        _long("n_quote_rule", "of them inferred: the price lay above or below the last two-sided mid before the trade"),
+        _long("n_tick_rule", "of them inferred: at that mid or without one, by the sign of the last change of price"),
+        _double("effective_volume", "contracts", "size of signed trades with a two-sided mid before them"),
+        _double(
+            "effective_spread_volume", "contracts price", "their size times twice the signed distance from that mid"
+        ),
         _double("size_squared", "contracts^2", "sum of squared sizes"),
         _time("first_trade_at", "first trade"),
         _time("last_trade_at", "last trade"),
@@ -329,7 +337,9 @@ PARAMETERS: Final = Table(
         _double("one_sided_share", "-", "share of the looks that lacked a side"),
         _double("crossed_share", "-", "share of the looks that were crossed or locked"),
         _double("empty_share", "-", "share of the looks without a side"),
-        _double("signed_share", "-", "share of the trades with an aggressor given"),
+        _double("signed_share", "-", "share of the volume with an aggressor, given or inferred"),
+        _symbol("side_method", "how aggressors are known: given | quote_rule | tick_rule | mixed; null where none is"),
+        _double("inferred_share", "-", "share of the trades whose aggressor was inferred"),
         _double("coverage", "-", "share of the 5-minute buckets with a two-sided mid"),
         _int("active_hours", "clock hours with a trade", "h"),
         _time("last_trade_at", "newest trade"),

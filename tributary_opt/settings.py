@@ -153,6 +153,11 @@ class StatisticsRules(_Choice):
         le=86_400,
         description="Longest time one look at the book stands for in the time-weighted spread [s]",
     )
+    tick_rule: bool = Field(
+        True,
+        description="A trade without an aggressor, at the mid or before any book: signed by the last change of price; "
+        "off leaves it unsigned",
+    )
 
 
 class CalibrationRules(_Choice):

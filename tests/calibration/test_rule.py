@@ -40,6 +40,8 @@ SOUND: dict[str, Any] = {
     "crossed_share": 0.0,
     "empty_share": 0.0,
     "signed_share": 1.0,
+    "side_method": "given",
+    "inferred_share": 0.0,
     "coverage": 1.0,
     "active_hours": 500,
     "last_trade_at": AS_OF,

@@ -22,6 +22,7 @@ def raw_market_day(
     zone: str = "UTC",
     probability: bool = False,
     quote_cap_s: float = 600.0,
+    tick_rule: bool = True,
 ) -> dict[str, Any]:
     """One instrument's row, bookkeeping aside, from its ticks of any time in the order of the source."""
     trades = trades[(trades["timestamp"] >= start) & (trades["timestamp"] < end)]
@@ -35,11 +36,46 @@ def raw_market_day(
         "n_bad_trades": len(trades) - len(good),
         "n_buckets": n_buckets,
     }
-    row |= _trades(good, zone)
     row |= _books(books.sort_values("timestamp", kind="stable"), end, zone, probability, quote_cap_s)
     mids = row.pop("mids")
+    good, methods, effective = _with_sides(good, mids, tick_rule)
+    row |= _trades(good, zone)
+    row |= {"n_quote_rule": methods.count("quote"), "n_tick_rule": methods.count("tick")}
+    row |= dict(zip(("effective_volume", "effective_spread_volume"), effective, strict=True))
     row |= _impact(good, mids, start, end)
     return row
+
+
+def _with_sides(
+    t: pd.DataFrame, mids: pd.Series, tick_rule: bool
+) -> tuple[pd.DataFrame, list[str], tuple[float, float]]:
+    """The trades with every side filled in that can be, one trade after another."""
+    sides, methods = [], []
+    volume = spread = 0.0
+    last, tick = np.nan, 0
+    stamps, values = pd.DatetimeIndex(mids.index).tz_localize(None).to_numpy(), mids.to_numpy()
+    none_given = not t["side"].isin(["buy", "sell"]).all()
+    for stamp, side, price, size in zip(
+        t["timestamp"].dt.tz_localize(None).to_numpy(), t["side"], t["price"], t["size"], strict=True
+    ):
+        before = np.searchsorted(stamps, stamp, side="left") - 1
+        mid = values[before] if before >= 0 else np.nan
+        if abs(price - last) > 1e-9 * last:
+            tick = 1 if price > last else -1
+        last, method = price, "given"
+        if side not in ("buy", "sell"):
+            if abs(price - mid) > 1e-9 * mid:
+                side, method = "buy" if price > mid else "sell", "quote"
+            elif tick and tick_rule:
+                side, method = "buy" if tick > 0 else "sell", "tick"
+            else:
+                side, method = None, "unknown"
+        if side is not None and np.isfinite(mid) and none_given:
+            volume += size
+            spread += 2 * (price - mid) * size * (1 if side == "buy" else -1)
+        sides.append(side)
+        methods.append(method)
+    return t.assign(side=pd.Series(sides, index=t.index, dtype=object)), methods, (volume, spread)
 
 
 def _by_hour(values: pd.Series, stamps: pd.Series, zone: str) -> np.ndarray:
@@ -61,6 +97,8 @@ def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
         "notional": (p * s).sum(),
         "buy_volume": s[t["side"] == "buy"].sum(),
         "sell_volume": s[t["side"] == "sell"].sum(),
+        "buy_notional": (p * s)[t["side"] == "buy"].sum(),
+        "sell_notional": (p * s)[t["side"] == "sell"].sum(),
         "n_signed": int(t["side"].isin(["buy", "sell"]).sum()),
         "size_squared": (s**2).sum(),
         "first_trade_at": stamps.min(),

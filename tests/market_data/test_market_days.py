@@ -176,7 +176,13 @@ def test_day_of_known_ticks_gives_the_numbers_worked_out_by_hand(db: QuestDB) ->
     )
     (row,) = market_days(db).read(MONDAY).to_dict("records")
     assert (row["n_trades"], row["volume"], row["notional"], row["size_squared"]) == (3, 10.0, 98.0, 38.0)
-    assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (2.0, 3.0, 2)
+    # The trade at noon names no aggressor: 9 is below the last mid before it, 10.5, so it was sold.
+    assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (2.0, 3.0 + 5.0, 3)
+    assert (row["buy_notional"], row["sell_notional"]) == (20.0, 33.0 + 45.0)
+    assert (row["n_quote_rule"], row["n_tick_rule"]) == (1, 0)
+    # Nothing stood before the first trade; before the others 10, 10 at 00:04:59 and 10.5 at noon.
+    assert row["effective_volume"] == 3.0 + 5.0
+    assert row["effective_spread_volume"] == 2 * (10.0 - 11.0) * 3.0 + 2 * (10.5 - 9.0) * 5.0
     assert (row["open_price"], row["high_price"], row["low_price"], row["close_price"]) == (10.0, 11.0, 9.0, 9.0)
     assert (row["active_hours"], row["n_trade_bars"]) == (2, 2)
     assert row["volume_by_hour"].tolist() == [5.0, *[0.0] * 11, 5.0, *[0.0] * 11]

@@ -47,7 +47,8 @@ def test_trades_fall_into_half_open_buckets_and_sessions(db: QuestDB, source: So
     load(db, [*(trade(at(c), "M", 1.0, 1.0) for c in clocks), *outside])
     found = by_bucket(source.trade_buckets(START, END))
     assert [(r["bucket"].strftime("%H:%M"), r["n"]) for r in found] == [("00:00", 2), ("00:05", 1), ("23:55", 1)]
-    assert source.trade_counts(START, END).to_pylist() == [{"market_id": "M", "token_id": "M", "n": 4, "n_bad": 0}]
+    (counts,) = source.trade_counts(START, END).to_pylist()
+    assert counts == {"market_id": "M", "token_id": "M", "n": 4, "n_bad": 0, "n_no_side": 4}
 
 
 def test_bucket_of_trades_says_what_is_in_it(db: QuestDB, source: Source) -> None:
@@ -95,6 +96,95 @@ def test_last_mid_is_that_of_the_last_look_with_both_sides(db: QuestDB, source: 
     (row,) = books(source)
     assert (row["last_mid"], row["last_mid_at"]) == (12.0, pd.Timestamp(at("10:01:00")))
     assert (row["n"], row["n_two_sided"], row["n_crossed"], row["n_bid"], row["n_ask"]) == (4, 2, 1, 3, 4)
+
+
+# --- aggressors ---------------------------------------------------------------------------------------------
+
+NS, US = "TIMESTAMP_NS", "TIMESTAMP"
+
+
+@pytest.mark.parametrize(("of_trades", "of_books"), [(US, US), (US, NS), (NS, US), (NS, NS)])
+def test_trade_without_a_side_is_signed_by_the_last_mid_strictly_before_it_else_by_the_last_change_of_price(
+    db: QuestDB, source: Source, of_trades: str, of_books: str
+) -> None:
+    for table, kind in (("trades", of_trades), ("orderbook_snapshots", of_books)):
+        db.execute(schema.SOURCE_TABLES[table].ddl().replace(" TIMESTAMP,", f" {kind},"))
+    looks = [
+        ("10:00:00", 9.0, 11.0),  # mid 10
+        ("10:01:00", 11.0, 13.0),  # 12
+        ("10:02:00", 0.0, 30.0),  # one-sided: 12 still stands
+        ("10:03:00", 13.0, 12.0),  # crossed: so it does
+    ]
+    send(db, "orderbook_snapshots", [book(at(c), "M", b, a) for c, b, a in looks])
+    trades = [
+        ("09:59:00", 10.0, 1.0, None),  # no mid and no price before: unknown
+        ("09:59:30", 11.0, 2.0, None),  # no mid; the price rose: bought, by the tick rule
+        ("10:00:00", 11.0, 4.0, None),  # the mid of the same stamp is not before; the last change was up: tick rule
+        ("10:00:30", 9.5, 8.0, None),  # below 10: sold
+        ("10:00:40", 10.0, 16.0, None),  # at 10, after a rise from 9.5: bought, by the tick rule
+        ("10:01:00", 10.5, 32.0, None),  # 12 has the same stamp; above 10: bought
+        ("10:03:30", 12.5, 64.0, "sell"),  # given: what the book says does not matter
+        ("10:03:40", 11.0, 128.0, ""),  # below 12: sold
+    ]
+    send(db, "trades", [trade(at(c), "M", p, s, side) for c, p, s, side in trades])
+    counts = ("n_quote_rule", "n_tick_rule", "buy_volume", "sell_volume", "buy_notional", "sell_notional")
+
+    rows = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    total = {name: sum(row[name] for row in rows) for name in counts}
+    bought, sold = {2.0: 11.0, 4.0: 11.0, 16.0: 10.0, 32.0: 10.5}, {8.0: 9.5, 128.0: 11.0}
+    notional = [sum(size * price for size, price in of.items()) for of in (bought, sold)]
+    assert list(total.values()) == [3, 3, sum(bought), sum(sold), *notional]
+    assert sum(row["effective_volume"] for row in rows) == 8 + 16 + 32 + 64 + 128
+    assert sum(row["effective_spread_volume"] for row in rows) == 2 * (0.5 * 8 + 0 + 0.5 * 32 - 0.5 * 64 + 1 * 128)
+
+    rows = by_bucket(source.quoted_trades(START, END, probability=False, infer=True, tick_rule=False))
+    assert [sum(row[name] for row in rows) for name in counts] == [3, 0, 32.0, 136.0, 336.0, 8 * 9.5 + 128 * 11.0]
+    rows = by_bucket(source.quoted_trades(START, END, probability=False, infer=False))
+    assert [sum(row[name] for row in rows) for name in counts] == [0] * 6
+    assert [sum(row[f"effective_{v}"] for row in rows) for v in ("volume", "spread_volume")] == [64.0, -64.0]
+
+
+def test_ask_of_one_makes_no_mid_for_a_probability(db: QuestDB, source: Source) -> None:
+    load(db, [trade(at("10:01:00"), "M", 0.6, 1.0)], [book(at("10:00:00"), "M", 0.4, 1.0)])
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=True, infer=True))
+    assert (row["n_quote_rule"], row["n_tick_rule"], row["effective_volume"]) == (0, 0, 0.0)
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert (row["n_quote_rule"], row["sell_volume"]) == (1, 1.0)
+
+
+def test_books_and_prices_of_one_instrument_say_nothing_about_anothers_trades(db: QuestDB, source: Source) -> None:
+    def of_token(row: Row, token: str | None) -> Row:
+        return {**row, "token_id": token}
+
+    trades = [trade(at("10:01:00"), "M", 5.0, 1.0), trade(at("10:02:00"), "M", 6.0, 1.0)]
+    load(
+        db,
+        [
+            of_token(trades[0], "a"),
+            of_token(trades[1], "b"),
+            of_token(trades[1], None),
+            trade(at("10:03:00"), "N", 5, 1),
+        ],
+        [of_token(book(at("10:00:00"), "M", 1.0, 2.0), None)],
+    )
+    rows = source.quoted_trades(START, END, probability=False, infer=True).to_pylist()
+    assert {r["token_id"]: r["n_quote_rule"] + r["n_tick_rule"] for r in rows} == {"a": 0, "b": 0, None: 1, "N": 0}
+    only = source.quoted_trades(START, END, probability=False, infer=True, markets=MarketSlice(("N",)))
+    assert only["market_id"].to_pylist() == ["N"]
+
+
+@pytest.mark.parametrize("scale", [1e-11, 1.0, 1e9])
+def test_sides_of_prices_of_any_size_are_told_apart_and_rounding_is_no_side(
+    db: QuestDB, source: Source, scale: float
+) -> None:
+    (bid, ask) = (48.76 * scale, 48.77 * scale)
+    load(
+        db,
+        [trade(at("10:01:00"), "M", 48.765 * scale, 1.0), trade(at("10:02:00"), "M", 48.77 * scale, 2.0)],
+        [book(at("10:00:00"), "M", bid, ask)],
+    )
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert (row["n_quote_rule"], row["n_tick_rule"], row["buy_volume"], row["sell_volume"]) == (1, 0, 2.0, 0.0)
 
 
 # --- how the server compares --------------------------------------------------------------------------------

@@ -246,7 +246,9 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
         "one_sided_share": ratio(total("n_one_sided"), total("n_snapshots")),
         "crossed_share": ratio(total("n_crossed"), total("n_snapshots")),
         "empty_share": ratio(total("n_empty"), total("n_snapshots")),
-        "signed_share": ratio(total("n_signed"), total("n_trades")),
+        "signed_share": ratio(total("buy_volume") + total("sell_volume"), total("volume")),
+        "side_method": side_method(total("n_signed"), total("n_quote_rule"), total("n_tick_rule")),
+        "inferred_share": ratio(total("n_quote_rule") + total("n_tick_rule"), total("n_trades")),
         "coverage": total("n_mid_buckets") / (len(days) * have[0]["n_buckets"]),
         "active_hours": total("active_hours"),
         "adv": np.mean(volumes),
@@ -267,6 +269,16 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
     }
 
 
+def side_method(n_signed: int, n_quote_rule: int, n_tick_rule: int) -> str | None:
+    if not n_signed:
+        return None
+    if not n_quote_rule + n_tick_rule:
+        return "given"
+    if n_signed > n_quote_rule + n_tick_rule:
+        return "mixed"
+    return "quote_rule" if n_quote_rule else "tick_rule"
+
+
 def test_every_statistic_is_what_a_loop_over_the_days_gives() -> None:
     rows = random_rows(1)
     window = Window.of(TUESDAY, 8, ["24/7", "XNYS"])
@@ -275,10 +287,10 @@ def test_every_statistic_is_what_a_loop_over_the_days_gives() -> None:
     for s in found.to_dict("records"):
         expected = one_by_one(rows[rows["market_id"] == s["market_id"]], window.days[s["calendar"]], s["calendar"])
         for name, value in expected.items():
-            if isinstance(value, pd.Timestamp):
+            if isinstance(value, pd.Timestamp | str):
                 assert s[name] == value
             elif value is None:
-                assert s[name] is None
+                assert s[name] is None or s[name] is np.nan
             elif isinstance(s[name], pd.Timestamp) or s[name] is pd.NaT:
                 assert pd.isna(value)
                 assert pd.isna(s[name])

@@ -16,7 +16,9 @@ _BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
 _HOURS = 24
 
 
-def summarise(session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.Table) -> pd.DataFrame:
+def summarise(
+    session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.Table, quoted: pa.Table | None = None
+) -> pd.DataFrame:
     """Market-day rows of one session from its 5-minute buckets.
 
     Parameters
@@ -24,6 +26,8 @@ def summarise(session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.
     session : Session
     seen : DataFrame with market_id, token_id, n_bad, one row an instrument; others in the buckets are left out
     trades, books : Table as `Source.trade_buckets` and `Source.book_buckets` give them, in any order
+    quoted : Table as `Source.quoted_trades` gives it: what the aggressors that were not given seem to have been. Its
+        volumes and counts by side come on top of those of `trades`. None: sides as given only.
 
     Returns
     -------
@@ -38,6 +42,8 @@ def summarise(session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.
 
     places = {key: i for i, key in enumerate(zip(seen["market_id"], seen["token_id"], strict=True))}
     trade = _Buckets(trades, places, grid)
+    if quoted is not None:
+        trade.add(_Buckets(quoted, places, grid))
     book = _Buckets(books, places, grid)
     columns: dict[str, object] = {
         "day": pd.Timestamp(session.day, tz="UTC").as_unit("us"),
@@ -83,21 +89,41 @@ class _Buckets:
         keep = np.flatnonzero(market >= 0)
         order = keep[np.argsort(market[keep] * len(grid) + bucket[keep], kind="stable")]
         self._table, self._order = table, order
+        self._added: dict[str, np.ndarray] = {}
         self.market, self.bucket = market[order], bucket[order]
         self._first = np.flatnonzero(np.diff(self.market, prepend=-1))
         self.present = self.market[self._first]
         """The instruments that have a bucket at all."""
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._table.column_names:
+            return self._added.get(name, np.zeros(len(self.market)))
         column = self._table[name]
         if pa.types.is_timestamp(column.type):
             return np.asarray(column.to_numpy().astype("datetime64[us]")[self._order])
-        return np.asarray(column.to_numpy()[self._order].astype(float))
+        values = column.to_numpy()[self._order].astype(float)
+        return np.asarray(values + self._added[name] if name in self._added else values)
+
+    def add(self, other: _Buckets) -> None:
+        """Let the numbers of other rows, bucket by bucket, come on top of ours; a bucket that we lack is left out."""
+        ours, theirs = self._keys(), other._keys()
+        place = np.searchsorted(ours, theirs)
+        have = np.flatnonzero(place < len(ours))
+        have = have[ours[place[have]] == theirs[have]]
+        for name in other._table.column_names:
+            if name not in ("bucket", "market_id", "token_id"):
+                values = np.zeros(len(ours))
+                values[place[have]] = other[name][have]
+                self._added[name] = values
+
+    def _keys(self) -> np.ndarray:
+        return np.asarray(self.market * len(self.grid) + self.bucket)
 
     def where(self, keep: np.ndarray) -> _Buckets:
         """Only some of the rows."""
         out = object.__new__(_Buckets)
         out.n_markets, out.grid, out._table, out._order = self.n_markets, self.grid, self._table, self._order[keep]
+        out._added = {name: values[keep] for name, values in self._added.items()}
         out.market, out.bucket = self.market[keep], self.bucket[keep]
         out._first = np.flatnonzero(np.diff(out.market, prepend=-1))
         out.present = out.market[out._first]
@@ -159,7 +185,13 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "notional": trade.sum(trade["notional"]),
         "buy_volume": trade.sum(trade["buy_volume"]),
         "sell_volume": trade.sum(trade["sell_volume"]),
-        "n_signed": trade.count(trade["n_signed"]),
+        "buy_notional": trade.sum(trade["buy_notional"]),
+        "sell_notional": trade.sum(trade["sell_notional"]),
+        "n_signed": trade.count(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]),
+        "n_quote_rule": trade.count(trade["n_quote_rule"]),
+        "n_tick_rule": trade.count(trade["n_tick_rule"]),
+        "effective_volume": trade.sum(trade["effective_volume"]),
+        "effective_spread_volume": trade.sum(trade["effective_spread_volume"]),
         "size_squared": trade.sum(trade["size_squared"]),
         "first_trade_at": _stamps(trade.first(trade["first_at"])),
         "last_trade_at": _stamps(trade.last(trade["last_at"])),
@@ -218,7 +250,7 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
 
 def _response_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
     flow = trade.dense(trade["buy_volume"] - trade["sell_volume"], 0.0)
-    signed = trade.sum(trade["n_signed"]) > 0
+    signed = trade.sum(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]) > 0
     quoted = book.where(book["n_two_sided"] > 0)
     mids = quoted.dense(quoted["last_mid"], np.nan)
     columns: dict[str, object] = {}

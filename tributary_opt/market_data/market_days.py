@@ -26,7 +26,7 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
 
 _LOG = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class MarketDays:
     def _seen(self, session: Session | None) -> pd.DataFrame:
         """Instruments with ticks in a session: how many, and their kind and calendar."""
         assert session is not None
-        trades = _counts(self._source.trade_counts(session.start, session.end), ["n", "n_bad"])
+        trades = _counts(self._source.trade_counts(session.start, session.end), ["n", "n_bad", "n_no_side"])
         books = _counts(self._source.book_counts(session.start, session.end), ["n"])
         seen = trades.merge(books, on=["market_id", "token_id"], how="outer", suffixes=("", "_books"))
         nul = seen["market_id"].str.contains("\0", regex=False) | seen["token_id"].str.contains("\0", regex=False)
@@ -233,13 +233,32 @@ class MarketDays:
                     quote_cap_s=self._rules.quote_cap_seconds,
                     markets=markets,
                 )
-                rows = summarise(session, part, trade_buckets, book_buckets)
+                quoted = self._inferred_sides(session, part, markets, probability=kind == "probability")
+                rows = summarise(session, part, trade_buckets, book_buckets, quoted)
                 yield rows.assign(
                     kind=kind,
                     statistics_version=STATISTICS_VERSION,
                     settings_digest=self._settings_digest,
                     source_digest=source_digest,
                 )[schema.MARKET_DAYS.names]
+
+    def _inferred_sides(
+        self, session: Session, part: pd.DataFrame, markets: MarketSlice, *, probability: bool
+    ) -> pa.Table | None:
+        """Aggressors of the trades that name none; None where there is no such trade. A join with the book is dear."""
+        without = part["n_no_side"] > 0
+        if not without.any():
+            return None
+        if not without.all():
+            markets = MarketSlice(tuple(sorted(pd.unique(part.loc[without, "market_id"]))))
+        return self._source.quoted_trades(
+            session.start,
+            session.end,
+            probability=probability,
+            infer=True,
+            tick_rule=self._rules.tick_rule,
+            markets=markets,
+        )
 
     def _slices(self, group: pd.DataFrame, *, everything: bool) -> Iterator[tuple[pd.DataFrame, MarketSlice]]:
         if everything and group["market_id"].nunique() <= self._markets_per_slice:

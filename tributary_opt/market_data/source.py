@@ -150,11 +150,12 @@ class Source:
     # --- one session -----------------------------------------------------------------------------------------
 
     def trade_counts(self, start: datetime, end: datetime) -> pa.Table:
-        """Trades by instrument: market_id, token_id, n, n_bad (no usable price or size)."""
+        """Trades by instrument: market_id, token_id, n, n_bad (no usable price or size), n_no_side (no aggressor)."""
         c, p, s = self._names("trades"), self._number("trades", "price"), self._number("trades", "size")
         return self._db.query(
             f"SELECT {c['market_id']} AS market_id, {c['token_id']} AS token_id, count() AS n, "
-            f"sum(CASE WHEN {_usable(p)} AND {_usable(s)} THEN 0 ELSE 1 END) AS n_bad "
+            f"sum(CASE WHEN {_usable(p)} AND {_usable(s)} THEN 0 ELSE 1 END) AS n_bad, "
+            f"sum(CASE WHEN {_given(c['side'])} THEN 0 ELSE 1 END) AS n_no_side "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)}"
         )
 
@@ -167,20 +168,106 @@ class Source:
         )
 
     def trade_buckets(self, start: datetime, end: datetime, markets: MarketSlice = ALL_MARKETS) -> pa.Table:
-        """Usable trades by instrument and 5-minute bucket: counts, volumes and prices."""
+        """Usable trades by instrument and 5-minute bucket: counts, volumes and prices; sides as given."""
         c = self._names("trades")
         p, s, side = self._number("trades", "price"), self._number("trades", "size"), c["side"]
+        buys, sells = f"{side} = 'buy'", f"{side} = 'sell'"
         t = _microseconds(c["timestamp"], self._type_of("trades", "timestamp"))
         return self._db.query(
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {t}) AS bucket, "
             f"{c['market_id']} AS market_id, {c['token_id']} AS token_id, count() AS n, sum({s}) AS volume, "
             f"sum({p} * {s}) AS notional, sum({s} * {s}) AS size_squared, first({p}) AS open, max({p}) AS high, "
-            f"min({p}) AS low, last({p}) AS close, sum(CASE WHEN {side} = 'buy' THEN {s} ELSE 0.0 END) AS buy_volume, "
-            f"sum(CASE WHEN {side} = 'sell' THEN {s} ELSE 0.0 END) AS sell_volume, "
-            f"sum(CASE WHEN {side} = 'buy' OR {side} = 'sell' THEN 1 ELSE 0 END) AS n_signed, "
+            f"min({p}) AS low, last({p}) AS close, sum(CASE WHEN {buys} THEN {s} ELSE 0.0 END) AS buy_volume, "
+            f"sum(CASE WHEN {sells} THEN {s} ELSE 0.0 END) AS sell_volume, "
+            f"sum(CASE WHEN {buys} THEN {p} * {s} ELSE 0.0 END) AS buy_notional, "
+            f"sum(CASE WHEN {sells} THEN {p} * {s} ELSE 0.0 END) AS sell_notional, "
+            f"sum(CASE WHEN {_given(side)} THEN 1 ELSE 0 END) AS n_signed, "
             f"min({t}) AS first_at, max({t}) AS last_at "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}"
             f"{self._only('trades', markets)}"
+        )
+
+    def quoted_trades(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        probability: bool,
+        infer: bool,
+        tick_rule: bool = True,
+        markets: MarketSlice = ALL_MARKETS,
+    ) -> pa.Table:
+        """Usable trades against the last two-sided mid strictly before them, by instrument and 5-minute bucket.
+
+        `buy_volume` … `sell_notional`, `n_quote_rule` and `n_tick_rule` are of trades whose aggressor is *not* given,
+        and 0 unless `infer`: a price above that mid was bought, below it sold (the quote rule). At the mid, or before
+        the first one, the sign of the last change of price of the instrument's trades decides (the tick rule), unless
+        `tick_rule` is off.
+        `effective_*` are of all signed trades that have a mid before: Σ size, and Σ size·2·sign·(price - mid).
+
+        Two prices are the same when they agree to 1e-9 relative.
+        """
+        c = self._names("trades")
+        p, s = self._number("trades", "price"), self._number("trades", "size")
+        usable = (
+            f"{_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}{self._only('trades', markets)}"
+        )
+        of_trade = f"{c['market_id']} AS market_id, {c['token_id']} AS token_id, {c['side']} AS side"
+        if infer and tick_rule:
+            # Each window function in a level of its own, beside columns under their own names (see `book_buckets`).
+            names = ", ".join(c[name] for name in ("timestamp", "market_id", "token_id", "side"))
+            change = f"{p} / before - 1"
+            own = f"OVER (PARTITION BY {c['market_id']}, {c['token_id']} ORDER BY {c['timestamp']})"
+            trades = (
+                f"raw AS (SELECT {names}, {c['price']}, {c['size']}, lag({p}) {own} AS before "
+                f"FROM {c['']} WHERE {usable}), "
+                f"steps AS (SELECT {names}, {p} AS price, {s} AS size, CASE WHEN {_above_zero(change)} THEN 1 "
+                f"WHEN {_below_zero(change)} THEN -1 END AS step FROM raw), "
+                f"ticks AS (SELECT {names}, price, size, last_value(step) IGNORE NULLS {own} AS tick FROM steps), "
+                f"t AS ((SELECT {c['timestamp']} AS at, {of_trade}, price, size, tick FROM ticks) TIMESTAMP(at))"
+            )
+        else:
+            trades = (
+                f"t AS ((SELECT {c['timestamp']} AS at, {of_trade}, {p} AS price, {s} AS size, NULL::int AS tick "
+                f"FROM {c['']} WHERE {usable}) TIMESTAMP(at))"
+            )
+        b = self._names("orderbook_snapshots")
+        bid, ask = self._number("orderbook_snapshots", "best_bid"), self._number("orderbook_snapshots", "best_ask")
+        # TIMESTAMP(at): of a subquery the server often no longer knows by which column it is in order.
+        looks = (
+            f"looks AS ((SELECT {b['timestamp']} AS at, {b['market_id']} AS market_id, {b['token_id']} AS token_id, "
+            f"({bid} + {ask}) / 2 AS mid FROM {b['']} WHERE {_within(b['timestamp'], start, end)} "
+            f"AND {_two_sided(bid, ask, probability)}{self._only('orderbook_snapshots', markets)}) TIMESTAMP(at))"
+        )
+        at = _microseconds("t.at", self._type_of("trades", "timestamp"))
+        quoted = "t.price / looks.mid - 1"
+        inferred = (
+            f"WHEN {_above_zero(quoted)} THEN 2 WHEN {_below_zero(quoted)} THEN -2 WHEN t.tick > 0 THEN 1 "
+            f"WHEN t.tick < 0 THEN -1 "
+        )
+        rule = f"CASE WHEN t.side = 'buy' THEN 3 WHEN t.side = 'sell' THEN -3 {inferred if infer else ''}ELSE 0 END"
+
+        def total(value: str, *rules: int) -> str:
+            return f"sum(CASE WHEN rule IN ({', '.join(map(str, rules))}) THEN {value} ELSE 0.0 END)"
+
+        # The rule is a key of the first sums: the server works it out once a trade, not once in every sum.
+        return self._db.query(
+            f"WITH {trades}, {looks}, sums AS ("
+            f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {at}) AS bucket, t.market_id AS market_id, "
+            f"t.token_id AS token_id, {rule} AS rule, count() AS n, sum(t.size) AS volume, "
+            f"sum(t.price * t.size) AS notional, "
+            f"sum(CASE WHEN looks.mid IS NOT NULL THEN t.size ELSE 0.0 END) AS quoted, "
+            f"sum((t.price - looks.mid) * t.size) AS above "
+            f"FROM t LT JOIN looks ON t.market_id = looks.market_id AND t.token_id = looks.token_id) "
+            f"SELECT bucket, market_id, token_id, "
+            f"{total('volume', 1, 2)} AS buy_volume, {total('volume', -1, -2)} AS sell_volume, "
+            f"{total('notional', 1, 2)} AS buy_notional, {total('notional', -1, -2)} AS sell_notional, "
+            f"sum(CASE WHEN abs(rule) = 2 THEN n ELSE 0L END) AS n_quote_rule, "
+            f"sum(CASE WHEN abs(rule) = 1 THEN n ELSE 0L END) AS n_tick_rule, "
+            f"sum(CASE WHEN rule <> 0 THEN quoted ELSE 0.0 END) AS effective_volume, "
+            f"sum(CASE WHEN rule <> 0 THEN 2 * sign(rule) * coalesce(above, 0.0) ELSE 0.0 END) "
+            f"AS effective_spread_volume "
+            f"FROM sums"
         )
 
     def book_buckets(
@@ -200,11 +287,9 @@ class Source:
         c = self._names("orderbook_snapshots")
         kind = self._type_of("orderbook_snapshots", "timestamp")
         t, t_next = _microseconds(c["timestamp"], kind), _microseconds("next_look", kind)
-        has_ask = _usable("ask") + (" AND ask < 1.0" if probability else "")
-        has_bid = _usable("bid")
-        both = f"{has_bid} AND {has_ask}"
-        above = "sign(ask - bid)"  # `ask > bid` would take a spread below 1e-10 for none
-        two = f"{both} AND {above} > 0"
+        has_bid, has_ask = _usable("bid"), _has_ask("ask", probability)
+        both, above = f"{has_bid} AND {has_ask}", _above("bid", "ask")
+        two = _two_sided("bid", "ask", probability)
         mid = "(bid + ask) / 2"
         cap = int(quote_cap_s * 1e6)
         return self._db.query(
@@ -291,6 +376,30 @@ def _usable(column: str) -> str:
     # From 1e-60 to 1e60: fourth powers and their sums stay numbers. Scaled, because the server takes doubles less than
     # 1e-10 apart for equal; and never NOT(...), because it calls neither `NULL > 0` nor its negation true.
     return f"{column} * 1e70 >= 1e10 AND {column} <= 1e60"
+
+
+def _has_ask(ask: str, probability: bool) -> str:
+    return _usable(ask) + (f" AND {ask} < 1.0" if probability else "")
+
+
+def _above(bid: str, ask: str) -> str:
+    return f"sign({ask} - {bid})"  # `ask > bid` would take a spread below 1e-10 for none
+
+
+def _two_sided(bid: str, ask: str, probability: bool) -> str:
+    return f"{_usable(bid)} AND {_has_ask(ask, probability)} AND {_above(bid, ask)} > 0"
+
+
+def _given(side: str) -> str:
+    return f"{side} = 'buy' OR {side} = 'sell'"
+
+
+def _above_zero(ratio: str) -> str:
+    return f"{ratio} > 1e-9"  # not 0: two prices may differ by rounding, and below 1e-10 the server sees no difference
+
+
+def _below_zero(ratio: str) -> str:
+    return f"{ratio} < -1e-9"
 
 
 def _exact_sum(value: str) -> str:

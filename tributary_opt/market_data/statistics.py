@@ -81,7 +81,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "one_sided_share": total("n_one_sided") / n_snapshots,
                 "crossed_share": total("n_crossed") / n_snapshots,
                 "empty_share": total("n_empty") / n_snapshots,
-                "signed_share": total("n_signed") / n_trades,
+                "signed_share": (total("buy_volume") + total("sell_volume")) / total("volume"),
+                "side_method": _side_method(total("n_signed"), total("n_quote_rule"), total("n_tick_rule")),
+                "inferred_share": (total("n_quote_rule") + total("n_tick_rule")) / n_trades,
                 "coverage": total("n_mid_buckets") / _session_buckets(rows, group, len(first), n_days),
                 "active_hours": count("active_hours").astype(np.int32),
                 "last_trade_at": _utc(last_trade),
@@ -104,6 +106,15 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "variance_profile": _profile(rows["variance_by_hour"], group, len(first)),
             }
         )
+
+
+def _side_method(n_signed: np.ndarray, n_quote_rule: np.ndarray, n_tick_rule: np.ndarray) -> np.ndarray:
+    """How each market's aggressors are known; None where none is."""
+    n_given = n_signed - n_quote_rule - n_tick_rule
+    inferred = np.where(n_quote_rule > 0, "quote_rule", "tick_rule").astype(object)
+    method = np.where(n_given == n_signed, "given", np.where(n_given > 0, "mixed", inferred)).astype(object)
+    method[n_signed == 0] = None
+    return method
 
 
 def _sums(group: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
