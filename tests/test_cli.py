@@ -31,7 +31,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few markets over a few days, up to yesterday, as files."""
     folder = tmp_path_factory.mktemp("sample")
-    markets = sample_markets(10, seed=3, first_day=FIRST_DAY, n_days=N_DAYS)
+    markets = sample_markets(10, seed=3, first_day=FIRST_DAY, n_days=N_DAYS, trades_per_day=400, snapshots_per_day=800)
     write_sample(folder, markets, FIRST_DAY, N_DAYS, seed=3)
     reference_data(markets).to_csv(folder / "markets.csv", index=False)
     return folder

@@ -210,8 +210,9 @@ def test_deployments_run_and_the_schedule_fires(stack: Stack) -> None:
     artifacts = stack.wait(lambda: {a.key: a for a in artifacts_of(stack, night.id)})
     assert set(artifacts) == {"run-report", "refusals"}
     assert current in str(artifacts["run-report"].data)
-    lines = stack.wait(lambda: [r for r in logs_of(stack, night.id) if r.name.startswith("tributary_opt.")])
-    assert any(line.level == 20 and current in line.message for line in lines)
+    # Lines arrive in batches, after the run: the one that names the release is among the last.
+    lines = stack.wait(lambda: [line for line in logs_of(stack, night.id) if current in line.message])
+    assert {line.level for line in lines if line.name.startswith("tributary_opt.")} == {20}
 
     names = ["recalibrate/recalibrate", "precompute/precompute", "backfill/backfill", "maintenance/maintenance"]
     chosen: list[dict[str, Any]] = [
@@ -265,10 +266,10 @@ def test_ctrl_c_with_a_run_in_progress_leaves_nothing_behind(stack: Stack) -> No
 
     time.sleep(max((soon - datetime.now(UTC)).total_seconds() + 2, 0))
     stack.up()
-    newer, oldest = (stack.finished(run) for run in missed)
-    assert (oldest.state_name, newer.state_name) == ("Completed", "Cancelled")
-    assert newer.state is not None
-    assert "concurrency limit" in str(newer.state.message)
+    # The worker finds both in one look and starts them together: which of them gets the slot is a race.
+    ended = {run.state_name: str(run.state and run.state.message) for run in map(stack.finished, missed)}
+    assert set(ended) == {"Completed", "Cancelled"}
+    assert "concurrency limit" in ended["Cancelled"]
     assert stack.ask("SELECT as_of FROM ac_published ORDER BY published_at DESC LIMIT 1")[0][0].date() == NEWEST
     assert stack.ask("SELECT count() FROM ac_published") != published  # the grid differs from precompute's
 
