@@ -219,20 +219,51 @@ def _time(name: str, meaning: str) -> Column:
 _MARKET = (_symbol("market_id", "the market"), _symbol("token_id", "the instrument within the market"))
 
 IMPACT_BUCKETS: Final = (5, 15, 30, 60)
-"""Bucket lengths of the response sums. [minutes]"""
+"""Bucket lengths of the impact sums. [minutes]"""
 
-IMPACT_MOMENTS: Final = ("n", "q", "r", "qq", "qr", "rr", "qqrr", "qqqr", "qqqq", "qqq", "qqr", "qrr")
-"""What an `impact_*` array holds, in order: sums over adjacent buckets of signed flow q and mid move r."""
+IMPACT_BLOCK_MINUTES: Final = 120
+"""Length of the clock blocks by which errors are clustered where there are too few days. [minutes]"""
 
-_IMPACT = tuple(
-    Column(
-        f"impact_{minutes}m",
-        "DOUBLE[]",
-        "contracts^i price^j",
-        f"response sums over {minutes}-minute buckets, in the order {', '.join(IMPACT_MOMENTS)}: "
-        "n counts adjacent buckets both with a mid, q is buy_volume less sell_volume, r the move of the last mid",
-    )
-    for minutes in IMPACT_BUCKETS
+IMPACT_EXPONENTS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+"""Exponents of flow for which the sums of the power law are kept. [-]"""
+
+IMPACT_RESPONSE: Final = ("n", "q", "r", "qq", "qr", "rr", "qqq", "qqr", "qrr", "qqqq", "qqqr", "qqrr")
+"""Sums of the response: signed flow q and move r of the mid, by powers; what a line and its HC0 errors need."""
+
+IMPACT_DIRECT: Final = ("m", "x", "y", "qq", "xy", "yy", "xxx", "xxy", "xyy", "qqqq", "xxxy", "xxyy")
+"""The same of the direct cost y and of x = |q| over the m buckets with q ≠ 0; x² and x⁴ are q² and q⁴."""
+
+IMPACT_POWER: Final = tuple(
+    ("qr" if d == 1 else f"rq{10 * d:.0f}", {0.5: "x", 1.0: "qq"}.get(d, f"x{20 * d:.0f}")) for d in IMPACT_EXPONENTS
+)
+"""For each exponent d the sums of sign(q)·r·|q|^d and of |q|^(2d); two of the latter are among those above."""
+
+IMPACT_BLOCK: Final = ("blocks", "block_qr_qr", "block_qr_qq", "block_qq_qq")
+"""How many blocks there are, and products of their own sums of qr and qq, summed over the blocks."""
+
+IMPACT_MOMENTS: Final = tuple(dict.fromkeys((*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK)))
+"""What an `impact_*` array holds, in order: 37 sums, which with four lengths and the cap makes 149 doubles a day."""
+
+_IMPACT = (
+    _double(
+        "flow_cap",
+        "contracts",
+        "bound on the absolute signed flow of a 5-minute bucket in the impact sums, from the volume of earlier days; "
+        "null: no bound",
+    ),
+    *(
+        Column(
+            f"impact_{minutes}m",
+            "DOUBLE[]",
+            "contracts^i price^j",
+            f"sums over pairs of adjacent {minutes}-minute buckets both with a mid, in the order "
+            f"{', '.join(IMPACT_MOMENTS)}: n counts the pairs, q is the second's signed flow within flow_cap, r the "
+            "move of the last mid; m counts those with q not 0, x is |q|, y = sign(q) (average price of the trades of "
+            "that sign - mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are products of the sums "
+            f"of one {IMPACT_BLOCK_MINUTES // 60}-hour clock block, summed over the blocks; null: no trade has a sign",
+        )
+        for minutes in IMPACT_BUCKETS
+    ),
 )
 
 MARKET_DAYS: Final = Table(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from impact_tape import Buckets, sums
 
 IMPACT_MINUTES = (5, 15, 30, 60)
 
@@ -23,6 +24,7 @@ def raw_market_day(
     probability: bool = False,
     quote_cap_s: float = 600.0,
     tick_rule: bool = True,
+    flow_cap: float = np.nan,
 ) -> dict[str, Any]:
     """One instrument's row, bookkeeping aside, from its ticks of any time in the order of the source."""
     trades = trades[(trades["timestamp"] >= start) & (trades["timestamp"] < end)]
@@ -42,7 +44,7 @@ def raw_market_day(
     row |= _trades(good, zone)
     row |= {"n_quote_rule": methods.count("quote"), "n_tick_rule": methods.count("tick")}
     row |= dict(zip(("effective_volume", "effective_spread_volume"), effective, strict=True))
-    row |= _impact(good, mids, start, end)
+    row |= {"flow_cap": flow_cap, **_impact(good, mids, start, end, flow_cap)}
     return row
 
 
@@ -154,18 +156,28 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
     }
 
 
-def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp) -> dict[str, Any]:
+def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp, cap: float) -> dict[str, Any]:
+    if not t["side"].isin(["buy", "sell"]).any():
+        return {f"impact_{minutes}m": None for minutes in IMPACT_MINUTES}
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
+    flow = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
+    flow = flow if np.isnan(cap) else flow.clip(-cap, cap)
     out: dict[str, Any] = {}
     for minutes in IMPACT_MINUTES:
         length = f"{minutes}min"
         grid = pd.date_range(start.floor(length), end - pd.Timedelta(1, "us"), freq=length)
-        q = signed.groupby(t["timestamp"].dt.floor(length)).sum().reindex(grid, fill_value=0.0)
+        q = flow.groupby(flow.index.floor(length)).sum().reindex(grid, fill_value=0.0)
+        clock = t["timestamp"].dt.floor(length)
+        q[q.abs() <= 1e-12 * t["size"].groupby(clock).sum().reindex(grid, fill_value=0.0)] = 0.0
         last = mids.groupby(mids.index.floor(length)).last().reindex(grid) if len(mids) else pd.Series(np.nan, grid)
-        r = last.diff()
-        q, r = q[r.notna()].to_numpy(), r[r.notna()].to_numpy()
-        terms = (q**0, q, r, q * q, q * r, r * r, q * q * r * r, q**3 * r, q**4, q**3, q * q * r, q * r * r)
-        out[f"impact_{minutes}m"] = (
-            np.array([x.sum() for x in terms]) if t["side"].isin(["buy", "sell"]).any() else None
-        )
+        before, y = last.shift(), pd.Series(0.0, grid)
+        for side, sign in (("buy", 1), ("sell", -1)):
+            ours = t[t["side"] == side]
+            by = ours["timestamp"].dt.floor(length)
+            price = (ours["price"] * ours["size"]).groupby(by).sum() / ours["size"].groupby(by).sum()
+            y = y.where(np.sign(q) != sign, sign * (price.reindex(grid) - before))
+        used = (last - before).notna()
+        block = grid.floor("2h")[used].astype("int64").to_numpy()
+        pairs = Buckets(q[used].to_numpy(), (last - before)[used].to_numpy(), y[used].to_numpy(), block)
+        out[f"impact_{minutes}m"] = sums(pairs)
     return out

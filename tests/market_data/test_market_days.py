@@ -104,6 +104,7 @@ def assert_rows_equal_raw(
             zone="UTC" if not trim else calendar.timezone,
             probability=row["kind"] == "probability",
             quote_cap_s=rules.quote_cap_seconds,
+            flow_cap=row["flow_cap"],
         )
         assert {*raw, *BOOKKEEPING} == set(schema.MARKET_DAYS.names)
         assert row["day"] == pd.Timestamp(day, tz="UTC")
@@ -206,7 +207,7 @@ def test_day_of_known_ticks_gives_the_numbers_worked_out_by_hand(db: QuestDB) ->
     assert row["realised_quarticity"] == 0.5**4 + 2.0**4
     assert row["bipower_variance"] == pytest.approx(np.pi / 2 * 0.5 * 2.0, rel=1e-15)
     # Adjacent 5-minute buckets both with a mid: none. At 15 minutes 00:00 holds the mids of 00:00 and 00:10.
-    assert row["impact_5m"].tolist() == [0.0] * 12
+    assert row["impact_5m"].tolist() == [0.0] * len(schema.IMPACT_MOMENTS)
     assert (row["day"], row["session_end"]) == (pd.Timestamp(MONDAY, tz="UTC"), pd.Timestamp(TUESDAY, tz="UTC"))
 
 
@@ -223,12 +224,20 @@ def test_response_sums_follow_their_definition(db: QuestDB) -> None:
         [book(at(MONDAY, f"10:{m:02d}:00"), "M", mid - 1, mid + 1) for m, mid in ((2, 10), (7, 11), (12, 13))],
     )
     (row,) = market_days(db).read(MONDAY).to_dict("records")
-    sums = dict(zip(schema.IMPACT_MOMENTS, row["impact_5m"], strict=True))
+    sums = dict(zip(schema.IMPACT_MOMENTS, row["impact_5m"].tolist(), strict=True))
     q, r = np.array([2.0, -1.0]), np.array([1.0, 2.0])
-    assert sums == {
+    y = np.array([10.0 - 10.0, 11.0 - 10.0])  # bought at 10 after a mid of 10, sold at 10 after a mid of 11
+    assert {name: sums[name] for name in schema.IMPACT_RESPONSE} == {
         "n": 2.0, "q": 1.0, "r": 3.0, "qq": 5.0, "qr": 0.0, "rr": 5.0, "qqrr": (q * q * r * r).sum(),
         "qqqr": (q**3 * r).sum(), "qqqq": 17.0, "qqq": 7.0, "qqr": (q * q * r).sum(), "qrr": (q * r * r).sum(),
     }  # fmt: skip
+    assert {name: sums[name] for name in ("m", "x", "y", "xy", "yy", "xxx", "xxy", "xyy", "xxxy", "xxyy")} == {
+        "m": 2.0, "x": 3.0, "y": y.sum(), "xy": 1.0, "yy": 1.0, "xxx": 9.0, "xxy": 1.0, "xyy": 1.0, "xxxy": 1.0,
+        "xxyy": 1.0,
+    }  # fmt: skip
+    assert sums["rq5"] == pytest.approx(np.sqrt(2.0) - 2.0)
+    assert sums["x8"] == pytest.approx(2**0.8 + 1)
+    assert [sums[name] for name in schema.IMPACT_BLOCK] == [1.0, 0.0, 0.0, 25.0]
     assert row["impact_15m"][0] == 0  # one 15-minute bucket alone has nothing beside it
 
 

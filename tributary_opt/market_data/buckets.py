@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import Session, TradingCalendar, trading_calendar
+from tributary_opt.market_data.impact_sums import impact_columns
 from tributary_opt.market_data.source import BUCKET_MINUTES
 
 _BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
@@ -24,7 +25,8 @@ def summarise(
     Parameters
     ----------
     session : Session
-    seen : DataFrame with market_id, token_id, n_bad, one row an instrument; others in the buckets are left out
+    seen : DataFrame with market_id, token_id, n_bad, flow_cap, one row an instrument
+        Others in the buckets are left out.
     trades, books : Table as `Source.trade_buckets` and `Source.book_buckets` give them, in any order
     quoted : Table as `Source.quoted_trades` gives it: what the aggressors that were not given seem to have been. Its
         volumes and counts by side come on top of those of `trades`. None: sides as given only.
@@ -56,8 +58,8 @@ def summarise(
         "n_buckets": np.int32(n_buckets),
         **_trade_columns(trade),
         **_book_columns(book),
-        **_response_columns(trade, book),
     }
+    columns |= _impact_columns(trade, book, seen["flow_cap"].to_numpy(dtype=float))
     return pd.DataFrame(columns)
 
 
@@ -248,25 +250,15 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
     }
 
 
-def _response_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
-    flow = trade.dense(trade["buy_volume"] - trade["sell_volume"], 0.0)
-    signed = trade.sum(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]) > 0
+def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray) -> dict[str, object]:
     quoted = book.where(book["n_two_sided"] > 0)
-    mids = quoted.dense(quoted["last_mid"], np.nan)
-    columns: dict[str, object] = {}
-    for minutes in schema.IMPACT_BUCKETS:
-        groups = trade.grid.groups(minutes)
-        q = np.add.reduceat(flow, groups, axis=1)
-        newest = np.maximum.reduceat(np.where(np.isfinite(mids), np.arange(mids.shape[1]), -1), groups, axis=1)
-        mid = np.where(newest >= 0, np.take_along_axis(mids, np.maximum(newest, 0), axis=1), np.nan)
-        r = np.diff(mid, axis=1)
-        used = np.isfinite(r)
-        r, q = np.where(used, r, 0.0), np.where(used, q[:, 1:], 0.0)
-        qq, qr, rr = q * q, q * r, r * r
-        moments = (used, q, r, qq, qr, rr, qq * rr, qq * qr, qq * qq, qq * q, qq * r, qr * r)
-        sums = np.stack([m.sum(axis=1, dtype=float) for m in moments], axis=1)
-        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(sums, signed, strict=True)]
-    return columns
+    buys, sells = (
+        (trade.dense(trade[f"{side}_volume"], 0.0), trade.dense(trade[f"{side}_notional"], 0.0))
+        for side in ("buy", "sell")
+    )
+    signed = trade.sum(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]) > 0
+    mid = quoted.dense(quoted["last_mid"], np.nan)
+    return {"flow_cap": cap, **impact_columns(trade.grid.groups, mid, buys, sells, cap, signed)}
 
 
 def _instrument_codes(table: pa.Table, places: dict[tuple[str, str], int]) -> np.ndarray:

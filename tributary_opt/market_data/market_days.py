@@ -26,7 +26,7 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
 
 _LOG = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class MarketDays:
                 _LOG.warning("%s, %s: %d rows %s are left out", session.day, session.calendar, n, what)
         seen = seen[~nul & (seen["market_id"] != "")].reset_index(drop=True)
         reference = self._reference.of(seen)
-        return seen.assign(kind=reference["kind"], calendar=reference["calendar"])
+        return seen.assign(kind=reference["kind"], calendar=reference["calendar"], flow_cap=np.nan)
 
     def _read_session(self, session: Session, source_digest: str) -> Iterator[pd.DataFrame]:
         seen = self._seen(session)

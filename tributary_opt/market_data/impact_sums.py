@@ -1,0 +1,94 @@
+"""How price answered to signed flow on one day: the sums that impact is estimated from, for all markets at once.
+
+Sums add up over days, so that a window of thirty days is estimated from thirty short arrays a market; `schema` says
+what stands where in them. Flow stays in contracts: a power of another unit is one factor, put in when the sums are
+used, while sums in units of each day's own volume could not be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tributary_opt import schema
+
+_Floats = NDArray[np.float64]
+
+
+def impact_columns(
+    groups: Callable[[int], NDArray[np.int64]],
+    mid: _Floats,
+    buys: tuple[_Floats, _Floats],
+    sells: tuple[_Floats, _Floats],
+    cap: _Floats,
+    signed: NDArray[np.bool_],
+) -> dict[str, list[_Floats | None]]:
+    """The `impact_*` columns of one session.
+
+    Parameters
+    ----------
+    groups : callable
+        First 5-minute bucket of each clock interval of so many minutes.
+    mid : ndarray, shape (markets, buckets)
+        Last two-sided mid of each 5-minute bucket; NaN without one. [price]
+    buys, sells : volume and notional of the trades of that side, same shape each [contracts], [contracts price]
+    cap : ndarray, shape (markets,)
+        Bound on a bucket's absolute signed flow; NaN where there is none. [contracts]
+    signed : ndarray, shape (markets,)
+        Whether any trade has a side: without one the column is None.
+    """
+    bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
+    flow = np.clip(buys[0] - sells[0], -bound, bound)
+    blocks = groups(schema.IMPACT_BLOCK_MINUTES)
+    columns: dict[str, list[_Floats | None]] = {}
+    for minutes in schema.IMPACT_BUCKETS:
+        first = groups(minutes)
+        q = np.add.reduceat(flow, first, axis=1)
+        # The server adds doubles in an order of its own: what is left of balanced flow is no flow, and has no sign.
+        q[np.abs(q) <= 1e-12 * np.add.reduceat(buys[0] + sells[0], first, axis=1)] = 0.0
+        newest = np.maximum.reduceat(np.where(np.isfinite(mid), np.arange(mid.shape[1]), -1), first, axis=1)
+        last = np.where(newest >= 0, np.take_along_axis(mid, np.maximum(newest, 0), axis=1), np.nan)
+        buy, sell = (_average(*(np.add.reduceat(v, first, axis=1) for v in side)) for side in (buys, sells))
+
+        r = np.diff(last, axis=1)
+        used = np.isfinite(r)
+        q, r = np.where(used, q[:, 1:], 0.0), np.where(used, r, 0.0)
+        y = np.where(q > 0, buy[:, 1:] - last[:, :-1], np.where(q < 0, last[:, :-1] - sell[:, 1:], 0.0))
+        # Where each block begins among the pairs; a pair belongs to the block of its second bucket.
+        block_of = np.searchsorted(blocks, first[1:], side="right")
+        starts = np.flatnonzero(np.diff(block_of, prepend=-1))
+        sums = _sums(used, q, r, y, starts)
+        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(sums, signed, strict=True)]
+    return columns
+
+
+def _average(volume: _Floats, notional: _Floats) -> _Floats:
+    return np.asarray(np.divide(notional, volume, out=np.zeros_like(volume), where=volume > 0))
+
+
+def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: NDArray[np.int64]) -> _Floats:
+    """One row of `IMPACT_MOMENTS` for each market."""
+    x, qq, qr, rr, yy, xy = np.abs(q), q * q, q * r, r * r, y * y, np.abs(q) * y
+    side_r = np.sign(q) * r
+    of: dict[str, NDArray[np.generic]] = {
+        "n": used, "q": q, "r": r, "qq": qq, "qr": qr, "rr": rr, "qqq": qq * q, "qqr": qq * r, "qrr": qr * r,
+        "qqqq": qq * qq, "qqqr": qq * qr, "qqrr": qq * rr,
+        "m": q != 0, "x": x, "y": y, "xy": xy, "yy": yy, "xxx": qq * x, "xxy": x * xy, "xyy": xy * y,
+        "xxxy": qq * xy, "xxyy": qq * yy,
+    }  # fmt: skip
+    for exponent, (with_move, squared) in zip(schema.IMPACT_EXPONENTS, schema.IMPACT_POWER, strict=True):
+        if with_move not in of:
+            power = x**exponent
+            of[with_move] = side_r * power
+            of.setdefault(squared, power * power)
+    sums = {name: values.sum(axis=1, dtype=float) for name, values in of.items()}
+    sums |= dict.fromkeys(schema.IMPACT_BLOCK, np.zeros(len(q)))
+    if len(starts):
+        n, block_qr, block_qq = (np.add.reduceat(values, starts, axis=1) for values in (used.astype(float), qr, qq))
+        sums["blocks"] = (n > 0).sum(axis=1, dtype=float)
+        sums["block_qr_qr"] = (block_qr * block_qr).sum(axis=1)
+        sums["block_qr_qq"] = (block_qr * block_qq).sum(axis=1)
+        sums["block_qq_qq"] = (block_qq * block_qq).sum(axis=1)
+    return np.stack([sums[name] for name in schema.IMPACT_MOMENTS], axis=1)
