@@ -107,6 +107,33 @@ def solve_exactly(problem: Problem) -> Exact:
     return Exact(slices, objective(problem, slices))
 
 
+def optimality_gap(problem: Problem, slices: Any) -> float:
+    """A proof of how near a schedule is to the optimum, relative to its objective, that solves nothing.
+
+    The objective f is convex, so f(n) - f(y) <= g·(n - y) for every schedule y, with g its gradient at n. The largest
+    right side over all y within the caps that trade as much fills the slices of least g first. In 50 digits; without
+    permanent impact.
+    """
+    k, lam = mpf(float(problem.exponent)), mpf(float(problem.risk_aversion))
+    n = [mpf(float(v)) for v in slices]
+    s = [mpf(float(v)) ** 2 for v in problem.slice_sd]
+    held = [mpf(0)] * len(n)
+    for j in range(len(n) - 2, -1, -1):
+        held[j] = held[j + 1] + n[j + 1]
+    gradient, value, pushed = [], mpf(0), mpf(0)
+    for j, traded in enumerate(n):
+        a, e = mpf(float(problem.impact[j])), mpf(float(problem.spread[j]))
+        gradient.append(e + (1 + k) * a * traded**k + pushed)
+        value += e * traded + a * traded ** (1 + k) + lam * s[j] * held[j] ** 2
+        pushed += 2 * lam * s[j] * held[j]
+    rest, least = sum(n), mpf(0)
+    for j in sorted(range(len(n)), key=lambda j: gradient[j]):
+        room = rest if np.isinf(problem.cap[j]) else min(mpf(float(problem.cap[j])), rest)
+        least += gradient[j] * room
+        rest -= room
+    return float((sum(g * t for g, t in zip(gradient, n, strict=True)) - least) / value)
+
+
 def random_problems(
     rng: np.random.Generator,
     count: int,

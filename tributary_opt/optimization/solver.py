@@ -9,7 +9,8 @@ costate shooting   power law, caps, spreads that vary, together: from a last cos
                        n_j = min(c_j, ((p_j - ε_j)/((k+1) a_j))^(1/k)),  x_{j-1} = x_j + n_j,
                        p_{j-1} = p_j + 2λ s_{j-1} x_{j-1};
 
-                   x_0 rises with p_N, and p_N is where x_0 = X
+                   x_0 rises with p_N, and p_N is where x_0 = X; where a p_j comes to within rounding of its ε_j, so
+                   that no p_N decides, p_j - ε_j is the next unknown
 =================  ===================================================================================================
 
 The last two are the optimality conditions of a convex problem, so their solution is the optimum.
@@ -58,6 +59,10 @@ _STEEPEST = 1e290
 # |x_0/X - 1| at which one linear step of every slice finishes the problem: what it leaves is the square of this.
 _CLOSE = 1e-9
 _MOST_SWEEPS = 200
+# Neighbouring doubles of log p change a slice by less than this share of it: more, and its price is not resolved.
+_RESOLVED = 1e-12
+# A slice at the floor's price, 1e-290 of the order or so, is one that does not trade.
+_NOTHING = 1e-285
 _SMALLEST_RISK, _LARGEST_RISK = 1e-300, 1e300
 
 
@@ -381,6 +386,7 @@ class _Chunk:
         if not riskless:
             shot.cut_tail()
         search = _Search(shot.floor(), np.log(shot.most), shot.pole)
+        coarse: list[tuple[IntArray, FloatArray, FloatArray]] = []
         place = np.arange(len(rows_left))  # where in rows_left each problem still being solved belongs
         for sweep in range(1, _MOST_SWEEPS + 1):
             total, slope, clipped = shot.sweep(level)
@@ -389,9 +395,12 @@ class _Chunk:
             near = (np.abs(error) <= _CLOSE) & ~clipped
             crossing = shot.crossing(error, slope, near)
             done = (near & ~crossing) | (np.abs(error) <= 2e-16 * n) | stuck
-            sweeps[rows_left[place[done]]] = sweep
             if done.any():
-                parts[:, rows_left[place[done]]] = shot.finish(done, error, slope)
+                sweeps[rows_left[place[done]]] = sweep
+                unmet = np.flatnonzero(done & (np.abs(error) > _CLOSE))
+                met = done & (np.abs(error) <= _CLOSE)
+                parts[:, rows_left[place[met]]] = shot.finish(met, slope)
+                coarse.append((rows_left[place[unmet]], search.low[unmet], search.high[unmet]))
                 keep = np.flatnonzero(~done)
                 if not len(keep):
                     break
@@ -401,7 +410,73 @@ class _Chunk:
             level = following
         else:  # bisection alone halves the bracket to nothing in fewer sweeps than these
             raise AssertionError(f"{len(place)} problems did not converge")
+        again, low, high = (np.concatenate(a) for a in zip(*coarse, strict=True))
+        if len(again):
+            parts[:, again], more = self._shoot_in_parts(rows[again], riskless, low, high)
+            sweeps[again] += more
         return parts, sweeps
+
+    def _shoot_in_parts(
+        self, rows: IntArray, riskless: bool, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, NDArray[np.int16]]:
+        """Finish what no double p_N decides: where a p_j comes to within rounding of ε_j, its excess is a new unknown.
+
+        With spreads that vary and much risk, x_0 jumps past X between two neighbouring p_N. Their paths agree to
+        rounding from the end up to one slice J, where p_J - ε_J has no digits left. What is held after J is known then;
+        log(p_J - ε_J) is what to shoot for next, and so on towards the first slice.
+        """
+        n, count = self.n_steps, len(rows)
+        parts, sweeps = np.empty((n, count)), np.zeros(count, dtype=np.int16)
+        shot = _Shot(self, rows, riskless)
+        if not riskless:
+            shot.cut_tail()
+        place = np.arange(count)
+        shot.sweep(low)
+        below = shot.whole_path()
+        shot.sweep(high)
+        above = shot.whole_path()
+        for _ in range(n):
+            floor = shot.floor()
+            asked = np.ones(len(place), dtype=bool)
+            for _ in range(n):  # a slice at which even no excess is too much does not trade: the next one decides
+                level = shot.restart(below, above, asked)
+                over = asked & (shot.sweep(floor)[0] >= 1.0)
+                if not over.any():
+                    break
+                nothing = shot.whole_path()
+                above = np.where(over & (nothing > _NOTHING), nothing, np.where(over, below, above))
+                asked = over
+            search = _Search(floor, np.log(shot.most), shot.pole)
+            lows, highs = np.full(len(place), np.nan), np.full(len(place), np.nan)
+            going = np.ones(len(place), dtype=bool)
+            done = np.zeros(len(place), dtype=bool)
+            level = np.minimum(np.maximum(level, floor), search.ceiling)
+            for _ in range(_MOST_SWEEPS):
+                total, slope, clipped = shot.sweep(level)
+                error = total - 1.0
+                following, stuck = search.next(level, total, slope, clipped)
+                near = (np.abs(error) <= _CLOSE) & ~clipped
+                met = going & ((near & ~shot.crossing(error, slope, near)) | (np.abs(error) <= 2e-16 * n))
+                sweeps[place[going]] += 1
+                if met.any():
+                    parts[:, place[met]] = shot.finish(met, slope)
+                    done |= met
+                halted = going & stuck & ~met
+                lows[halted], highs[halted] = search.low[halted], search.high[halted]
+                going &= ~(met | halted)
+                if not going.any():
+                    break
+                level = np.where(going, following, level)
+            keep = np.flatnonzero(~done)
+            if not len(keep):
+                return parts, sweeps
+            shot.keep(keep)
+            place = place[keep]
+            shot.sweep(lows[keep])
+            below = shot.whole_path()
+            shot.sweep(highs[keep])
+            above = shot.whole_path()
+        raise AssertionError(f"{len(place)} problems did not converge")
 
 
 class _Search:
@@ -478,13 +553,16 @@ class _Shot:
         self.bent = bool(chunk.paper[rows].any())
         self.riskless = riskless
         self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
-        self.late = False
+        self.late = self.anew = False
+        # Where a shot starts anew at slice J: ε_J, from which prices are then counted, and what is traded after J.
+        self.base, self.tail = np.zeros(len(rows)), np.zeros(0)
+        self.held = np.zeros(len(rows))
         # Costates beyond this fill any slice to more than the overshoot; the bound keeps the recursion finite.
         self.most = (
             (1.0 + self.k)
             * np.power(_OVERSHOOT, self.k)
             / np.where(chunk.cheapness[:, rows] > 0, chunk.cheapness[:, rows], np.inf).min(axis=0)
-        )
+        ) + 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -492,11 +570,38 @@ class _Shot:
 
     def keep(self, rows: IntArray) -> None:
         """Go on with these only."""
-        for name in ("k", "inverse_k", "pole", "bend", "first", "most"):
+        for name in ("k", "inverse_k", "pole", "bend", "first", "most", "base", "held"):
             setattr(self, name, getattr(self, name)[rows])
         for name in ("ease", "twice_risk", "cap", "dearer", "turn"):
             setattr(self, name, np.take(getattr(self, name), rows, axis=1))
+        if self.tail.size:
+            self.tail = np.take(self.tail, rows, axis=1)
         self._allocate()
+
+    def whole_path(self) -> FloatArray:
+        """The slices of the last sweep, with those known before it."""
+        return self.path + self.tail if self.tail.size else self.path.copy()
+
+    def restart(self, below: FloatArray, above: FloatArray, which: BoolArray) -> FloatArray:
+        """Start at the last slice in which two neighbouring paths differ; returns a level to begin with."""
+        n, lane = len(self.ease), np.arange(below.shape[1])
+        apart = below < (1.0 - _RESOLVED) * above
+        start = np.where(apart.any(axis=0), n - 1 - apart[::-1].argmax(axis=0), 0)
+        if not self.tail.size:
+            self.tail = np.zeros_like(self.ease)
+        known = np.where(np.arange(n)[:, np.newaxis] > start, below, 0.0)
+        held = np.zeros(below.shape[1])
+        for row in known[::-1]:
+            held = held + row
+        self.first = np.where(which, start + 1, self.first)
+        self.tail = np.where(which, known, self.tail)
+        self.held = np.where(which, held, self.held)
+        self.base = np.where(which, self.dearer[start, lane], self.base)
+        self.late, self.anew = True, True
+        middle = 0.5 * (below[start, lane] + above[start, lane])
+        ease = self.ease[start, lane]
+        with np.errstate(divide="ignore"):
+            return self.k * np.log(middle) - np.log(ease)
 
     def first_guess(self) -> FloatArray:
         """The level at which the slices add up to the order without risk, caps and differing spreads."""
@@ -543,7 +648,9 @@ class _Shot:
         total, slope = np.zeros(count), np.zeros(count)
         work, more = np.empty(count), np.empty(count)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for j in range(len(self.ease) - 1, -1, -1):
+            last = int(self.first.max()) if self.late else len(self.ease)
+            self.path[last:] = self.slopes[last:] = 0.0
+            for j in range(last - 1, -1, -1):
                 if not self.riskless:
                     np.multiply(self.twice_risk[j], total, out=work)
                     np.add(price, work, out=price)
@@ -551,7 +658,7 @@ class _Shot:
                     np.add(change, work, out=change)
                     np.minimum(price, self.most, out=price)
                     np.minimum(change, _STEEPEST, out=change)
-                above = price if self.one_spread else np.maximum(price - self.dearer[j], 0.0)
+                above = price if self.one_spread else np.maximum(price - (self.dearer[j] - self.base), 0.0)
                 traded = self.path[j]
                 np.multiply(above, self.ease[j], out=work)
                 np.power(work, self.inverse_k, out=traded)
@@ -573,6 +680,8 @@ class _Shot:
                 np.minimum(traded, cap, out=traded)
                 np.add(total, traded, out=total)
                 np.add(slope, self.slopes[j], out=slope)
+                if self.anew:
+                    np.add(total, np.where(self.first == j + 1, self.held, 0.0), out=total)
         bad = ~np.isfinite(slope)
         slope[bad] = 1.0
         return total, slope, bad | (total > 0.5 * _OVERSHOOT)
@@ -606,41 +715,22 @@ class _Shot:
         rows = np.flatnonzero(near)
         if len(rows):
             shift = self.slopes[:, rows] * (error[rows] / slope[rows])
-            after = self.path[:, rows] - shift
+            after = self.whole_path()[:, rows] - shift
             found[rows] = ((after > self.cap[:, rows]) | (after < 0)).any(axis=0)
         return found
 
-    def finish(self, done: BoolArray, error: FloatArray, slope: FloatArray) -> FloatArray:
+    def finish(self, done: BoolArray, slope: FloatArray) -> FloatArray:
         """The path of those that are done, moved onto Σ = 1 along its own derivative."""
         rows = np.flatnonzero(done)
-        path, slopes, cap = self.path[:, rows], self.slopes[:, rows], self.cap[:, rows]
+        path, slopes, cap = self.whole_path()[:, rows], self.slopes[:, rows], self.cap[:, rows]
         path = path + slopes * _missing(path, slope[rows])
         path = np.minimum(np.maximum(path, 0.0), cap)
-        apart = np.flatnonzero(np.abs(_missing(path, np.ones(len(rows)))) > 1e-12)
-        if len(apart):
-            path[:, apart] = _made_whole(path[:, apart], cap[:, apart])
         return _closed_sum(path, np.where(path < cap, path, 0.0))
 
 
 def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
     high, low = _exact_sum(path)
     return np.where(slope > 0, ((1.0 - high) - low) / np.where(slope > 0, slope, 1.0), 0.0)
-
-
-def _made_whole(parts: FloatArray, cap: FloatArray) -> FloatArray:
-    """What no double p_N resolves: what is missing goes to the earliest slices with room, an excess from the last ones.
-
-    Only risks near the end of the range, with spreads that vary, come here.
-    """
-    rest = np.ones(parts.shape[1])
-    for row in parts:
-        np.minimum(row, rest, out=row)
-        rest = rest - row
-    for row, most in zip(parts, cap, strict=True):
-        more = np.minimum(most - row, rest)
-        row += more
-        rest = rest - more
-    return parts
 
 
 def _closed_sum(parts: FloatArray, free: FloatArray, times: int = 2) -> FloatArray:

@@ -1,0 +1,131 @@
+"""Properties of `solve` over the whole range of its arguments: sound, optimal, the same alone and in any batch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kkt_oracle import optimality_gap
+from numpy.typing import NDArray
+
+from tributary_opt.optimization import SolveStatus
+from tributary_opt.optimization.closed_form import FloatArray
+from tributary_opt.optimization.problem import Problem
+from tributary_opt.optimization.solver import Solution, kkt_residual, solve
+
+
+def any_problems(
+    rng: np.random.Generator,
+    count: int,
+    n: int,
+    *,
+    risk: tuple[float, float] = (-300, 300),
+    spread: tuple[float, float] = (-6, 3),
+) -> tuple[Problem, FloatArray]:
+    """Problems with log10 of the dimensionless risk m and of the spread in units of a X^k drawn from these ranges.
+
+    Every feature is there or not: power law, caps, spreads that vary, volume and risk that vary, slices without volume,
+    without risk, σ = 0, ε = 0, λ = 0. Returns the problems and m.
+    """
+
+    def some(share: float, per_slice: bool = False) -> NDArray[np.bool_]:
+        return rng.random((count, n) if per_slice else (count, 1)) < share
+
+    k = np.where(some(0.4)[:, 0], 1.0, rng.uniform(0.3, 1.0, count))
+    size, unit, lam = (10.0 ** rng.uniform(-a, a, count) for a in (20, 10, 100))
+    m = np.where(some(0.05)[:, 0], 0.0, 10.0 ** rng.uniform(*risk, count))
+    sd = 10.0 ** (0.5 * (np.log10(np.where(m > 0, m, 1.0)) + np.log10(unit / size) - np.log10(lam)))
+    ease = np.where(some(0.7), rng.gamma(2.0, 0.5, (count, n)) + 0.02, 1.0)
+    impact = unit[:, None] / size[:, None] ** k[:, None] / ease ** k[:, None]
+    slice_sd = sd[:, None] * np.where(some(0.7), np.sqrt(rng.gamma(3.0, 1 / 3, (count, n))) + 1e-3, 1.0)
+    slice_sd = np.where(some(0.2) & some(0.2, True), 0.0, slice_sd) * ~some(0.03)
+    room = ease * rng.uniform(0.2, 1.0, (count, n))
+    cap = size[:, None] * room / room.sum(axis=1, keepdims=True) * 10.0 ** rng.uniform(0.01, 1.5, (count, 1))
+    cap = np.where(some(0.5), np.inf, cap)
+    dry = some(0.2) & some(0.3, True) & np.isinf(cap)
+    dry[:, rng.integers(n)] = False
+    cap = np.where(dry, 0.0, cap)
+    level = rng.choice([0.0, 0.1, 0.2, 0.5, 1.0], (count, n)) * rng.choice([1.0, rng.uniform()], (count, n))
+    dearness = unit[:, None] * 10.0 ** rng.uniform(*spread, (count, 1)) * np.where(some(0.5), level, 0.3)
+    lam = np.where(m > 0, lam, 0.0)
+    return Problem.of(size, impact, slice_sd, lam, exponent=k, spread=dearness * ~some(0.2), cap=cap,
+                      permanent="midprice"), m  # fmt: skip
+
+
+def assert_sound(problems: Problem, solution: Solution) -> None:
+    assert (solution.status == SolveStatus.OK).all()
+    np.testing.assert_array_equal(solution.holdings[:, 0], problems.order_size)
+    assert (solution.holdings[:, -1] == 0).all()
+    assert (np.diff(solution.holdings) <= 0).all()
+    assert ((solution.slices >= 0) & (solution.slices <= problems.cap)).all()
+    for row, size in zip(solution.slices, problems.order_size, strict=True):
+        assert abs(math.fsum(row) - size) <= 4 * np.finfo(float).eps * size
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 100])),
+    centre=st.floats(-300, 300),
+)
+def test_any_problem_is_solved_soundly_and_to_the_optimum(seed: int, n: int, centre: float) -> None:
+    """m from 1e-300 to 1e300. The gap is a bound on the distance to the optimum that no solver had a hand in.
+
+    Above 1e240 holdings may be cut at 1e-290 of the order, which a gradient does not see: there, the schedule must be
+    that of no patience at all, every slice full from the first on.
+    """
+    rng = np.random.default_rng(seed)
+    problems, m = any_problems(rng, 6, n, risk=(max(-300, centre - 20), min(300, centre + 20)))
+    solution = solve(problems)
+    assert_sound(problems, solution)
+    seen = m < 1e240
+    assert (kkt_residual(problems, solution.slices)[seen] <= 1e-10).all()
+    for i in range(6):
+        one = problems.take(i)
+        if seen[i]:
+            assert optimality_gap(one, solution.slices[i]) <= 1e-12
+        elif (one.slice_sd > 0).all():
+            rest, greedy = float(one.order_size), []
+            for cap in one.cap:
+                greedy.append(min(float(cap), rest))
+                rest -= greedy[-1]
+            np.testing.assert_allclose(solution.slices[i], greedy, rtol=1e-12, atol=1e-12 * one.order_size)
+    alone = solve(problems.take(0))
+    np.testing.assert_array_equal(alone.slices, solution.slices[0])
+    np.testing.assert_array_equal(alone.holdings, solution.holdings[0])
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 24])
+def test_spreads_that_vary_at_any_risk_are_solved_to_the_optimum(n: int) -> None:
+    """Where a costate comes to within rounding of a spread, no double p_N decides how much is traded there.
+
+    Others (and this solver once) then return something feasible; a spread of a thousand times the impact and a risk of
+    1e200 are solved to the same 1e-12 as any other.
+    """
+    rng = np.random.default_rng(n)
+    problems, _ = any_problems(rng, 200, n, risk=(2, 240), spread=(-6, 6))
+    solution = solve(problems)
+    assert_sound(problems, solution)
+    assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
+    for i in range(200):
+        assert optimality_gap(problems.take(i), solution.slices[i]) <= 1e-12
+
+
+def test_ten_thousand_markets_have_the_same_bits_in_any_order_and_any_split() -> None:
+    rng = np.random.default_rng(8)
+    count = 10_000
+    problems, _ = any_problems(rng, count, 12, risk=(-6, 6))
+    whole = solve(problems)
+    order = rng.permutation(count)
+    shuffled = solve(problems.take(order))
+    np.testing.assert_array_equal(shuffled.slices, whole.slices[order])
+    np.testing.assert_array_equal(shuffled.holdings, whole.holdings[order])
+    for cuts in (np.array([1, 17, 4_096, 9_999]), np.sort(rng.choice(count, 40, replace=False))):
+        pieces = [solve(problems.take(slice(a, b))) for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
+        np.testing.assert_array_equal(np.concatenate([p.slices for p in pieces]), whole.slices)
+        np.testing.assert_array_equal(np.concatenate([p.holdings for p in pieces]), whole.holdings)
+    for i in rng.choice(count, 40, replace=False):
+        np.testing.assert_array_equal(solve(problems.take(i)).slices, whole.slices[i])
