@@ -103,22 +103,28 @@ def test_us_equity_2013_is_calibrated_and_says_what_the_tape_says(
 
 # --- polymarket_fed_2026 ------------------------------------------------------------------------------------
 
-# No books at all: no token can have a spread, however much it trades. Each has more than 30 trades on the 26th of
-# February; the yes of the rise traded in 15 clock hours only, and that comes first.
+# No books, but trades with sides, at a spread of one tick of 0.001 throughout: buys and sells of every token average a
+# tenth of a cent apart. All have more than 30 trades on the 26th of February.
+# - The fall by 25 and no change trade 17 to 27 ticks from their bounds, where a tick is no wide spread.
+# - The no of the fall by 50 and of the rise stand at 0.995: one tick is a fifth of what is left, and trades show more.
+# - The yes of the fall by 50 has two prices only, 0.005 and 0.006: behind their bounce nothing moves.
+# - The yes of the rise traded in 15 clock hours only, and that comes first.
 _FED = "will-the-fed-{}-interest-rates-by-{}-bps-after-the-march-2026-meeting:{}"
 POLYMARKET_FED = {
-    _FED.format("decrease", 25, "no"): refused("no_two_sided_book"),
-    _FED.format("decrease", 25, "yes"): refused("no_two_sided_book"),
-    _FED.format("decrease", 50, "no"): refused("no_two_sided_book"),
-    _FED.format("decrease", 50, "yes"): refused("no_two_sided_book"),
-    _FED.format("increase", 25, "no"): refused("no_two_sided_book"),
+    _FED.format("decrease", 25, "no"): OK,
+    _FED.format("decrease", 25, "yes"): OK,
+    _FED.format("decrease", 50, "no"): refused("wide_spread"),
+    _FED.format("decrease", 50, "yes"): refused("no_volatility"),
+    _FED.format("increase", 25, "no"): refused("wide_spread"),
     _FED.format("increase", 25, "yes"): refused("too_few_hours"),
-    "will-there-be-no-change-in-fed-interest-rates-after-the-march-2026-meeting:no": refused("no_two_sided_book"),
-    "will-there-be-no-change-in-fed-interest-rates-after-the-march-2026-meeting:yes": refused("no_two_sided_book"),
+    "will-there-be-no-change-in-fed-interest-rates-after-the-march-2026-meeting:no": OK,
+    "will-there-be-no-change-in-fed-interest-rates-after-the-march-2026-meeting:yes": OK,
 }
 
 
-def test_polymarket_fed_2026_has_no_books_to_calibrate_from(db: QuestDB, recorded_data: Path, tmp_path: Path) -> None:
+def test_polymarket_fed_2026_is_calibrated_from_its_trades_alone(
+    db: QuestDB, recorded_data: Path, tmp_path: Path
+) -> None:
     markets = sorted({token.rsplit(":", 1)[0] for token in POLYMARKET_FED})
     reference = described(*((m, None) for m in markets), kind="probability", tick_size=0.001)
     report = night(db, recorded_data / "polymarket_fed_2026", tmp_path, reference, date(2026, 2, 26))
@@ -126,8 +132,17 @@ def test_polymarket_fed_2026_has_no_books_to_calibrate_from(db: QuestDB, recorde
     rows = report.parameters.set_index("token_id")
     assert rows["n_trades"].sum() == 187 + 164 + 948 + 86 + 776 + 61 + 208 + 1464
     assert (rows["kind"] == "probability").all()
-    assert rows["price"].isna().all()
-    assert len(report.trajectories) == 0
+    assert (rows["price_source"] == "last_trade").all()
+    assert (rows["price"] == rows["last_trade_price"]).all()
+    assert set(rows["spread_source"]) == {"edge", "roll"}
+    assert set(rows["side_method"]) == {"given"}
+    # Buys against sells of the same hour, which the bars know nothing of: within half of it.
+    ticks = pd.read_parquet(recorded_data / "polymarket_fed_2026" / "trades.parquet")
+    ticks = ticks[ticks["timestamp"] < pd.Timestamp("2026-02-27", tz="UTC")]
+    hourly = ticks.groupby(["token_id", ticks["timestamp"].dt.hour, "side"])["price"].mean().unstack()
+    apart = (hourly["buy"] - hourly["sell"]).groupby("token_id").median()
+    np.testing.assert_allclose(rows["spread"].sort_index(), apart, rtol=0.6)
+    assert len(report.trajectories) == 4 * 3
 
 
 # --- binance_l2_2024 ----------------------------------------------------------------------------------------

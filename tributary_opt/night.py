@@ -30,6 +30,7 @@ from tributary_opt.market_data.market_days import MarketDays, Window, newest_com
 from tributary_opt.market_data.markets import ReferenceData, read_markets_file
 from tributary_opt.market_data.source import Source
 from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.market_data.volatility import with_prior
 from tributary_opt.precompute import precompute
 from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsRules
 from tributary_opt.storage import embedded
@@ -238,7 +239,9 @@ class Night:
         statistics = window_statistics(rows, window)
         reference = self.reference.of(statistics)
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
-        parameters = calibrate(statistics, reference, choices.calibration, pd.to_datetime(end, utc=True))
+        end = pd.to_datetime(end, utc=True)
+        statistics = with_prior(statistics, reference, end, choices.calibration.sigma_prior_log_sd)
+        parameters = calibrate(statistics, reference, choices.calibration, end)
         return Calibrated(parameters, window_digest(rows), _frame_digest(reference))
 
     def stored(self, run_id: str, grid: Grid, markets: tuple[str, ...] = ()) -> tuple[Choices, Plan, Calibrated]:

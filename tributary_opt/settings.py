@@ -75,6 +75,9 @@ class MarketRule(_Choice):
     tick_size: float | None = Field(None, gt=0)
     lot_size: float | None = Field(None, gt=0)
     taker_fee: float = Field(0.0, ge=0, lt=1)
+    fee_kind: Literal["notional", "probability"] = Field(
+        "notional", description="notional: a share of the notional; probability: taker_fee p (1 - p) per contract"
+    )
     contract_multiplier: float = Field(1.0, gt=0)
     inverse: bool = False
 
@@ -174,6 +177,13 @@ class CalibrationRules(_Choice):
     )
     probability_tick: float = Field(
         0.01, gt=0, lt=0.5, description="Tick of a probability whose reference data names none [price]"
+    )
+    sigma_prior_log_sd: float = Field(
+        0.5,
+        gt=0,
+        le=10,
+        description="How far the volatility of a probability may lie from what price and time to resolution say, as a "
+        "standard deviation of log sigma",
     )
     max_spread_share: float = Field(
         0.20, gt=0, le=1, description="Spread above this share of the price, or of min(p, 1 - p): wide_spread"

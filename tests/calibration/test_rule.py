@@ -49,12 +49,24 @@ SOUND: dict[str, Any] = {
     "adv": 1e5,
     "adv_se": 1e3,
     "price": 50.0,
+    "price_source": "mid",
     "last_trade_price": 50.0,
     "spread": 0.02,
+    "spread_se": 0.001,
+    "spread_source": "time_weighted_quoted",
+    "effective_spread": 0.018,
+    "edge_spread": np.nan,
+    "roll_spread": 0.017,
     "mean_spread": 0.02,
     "mean_mid": 50.0,
     "sigma": 1.0,
     "sigma_se": 0.01,
+    "sigma_source": "realised_mid",
+    "sigma_two_scale": 1.0,
+    "sigma_bipower": 1.0,
+    "sigma_prior": np.nan,
+    "sigma_prior_weight": 0.0,
+    "sigma_ceiling": np.nan,
     "sigma_parkinson": 1.0,
     "sigma_garman_klass": 1.0,
     "trades_per_bar": 30.0,
@@ -67,7 +79,16 @@ YES = {"price": 0.4, "spread": 0.01, "sigma": 0.02, "kind": "probability"}
 
 def calibrated(*changes: dict[str, Any], rules: CalibrationRules = RULES) -> pd.DataFrame:
     """One row a market: a sound one with these changes to its statistics or reference data."""
-    of_reference = ("kind", "tick_size", "taker_fee", "contract_multiplier", "inverse", "resolution_time", "calendar")
+    of_reference = (
+        "kind",
+        "tick_size",
+        "taker_fee",
+        "fee_kind",
+        "contract_multiplier",
+        "inverse",
+        "resolution_time",
+        "calendar",
+    )
     statistics, markets = [], []
     for i, change in enumerate(changes):
         name = f"M{i:03d}"
@@ -108,6 +129,13 @@ def test_sound_market_gets_the_rules_parameters() -> None:
 
 def test_columns_are_those_of_the_table() -> None:
     assert list(calibrated({}).columns) == [n for n in schema.PARAMETERS.names if n not in ("as_of", "run_id")]
+
+
+def test_fee_of_a_prediction_venue_is_the_same_for_both_tokens() -> None:
+    """Kalshi's 0.07 p (1 - p): 1.75 cents at even odds; and as much at 0.3 as at 0.7."""
+    fee = {**YES, "taker_fee": 0.07, "fee_kind": "probability", "spread": 0.01}
+    found = [calibrated({**fee, "price": price})["epsilon"].item() for price in (0.5, 0.3, 0.7)]
+    assert found == pytest.approx([0.005 + 0.0175, 0.005 + 0.0147, 0.005 + 0.0147], rel=1e-14)
 
 
 def test_taker_fee_is_paid_by_every_contract() -> None:
@@ -178,7 +206,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no_two_sided_book": ({"price": math.nan, "spread": math.nan}, "of 5000 looks at the book none had both sides"),
     "price_at_bound": ({**YES, "price": 0.98}, "price 0.98 is within 2 ticks of 0.01 of its bound"),
     "wide_spread": ({"spread": 10.01}, "spread 10.01 is more than 0.2 of 50"),
-    "no_volatility": ({"sigma": 0.0}, "the mid never moved in 30 days with a book"),
+    "no_volatility": ({"sigma": 0.0}, "neither mid nor trades moved in 30 days with a book"),
 }
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import bidask
 import numpy as np
 import pandas as pd
 from impact_tape import Buckets, sums
+
+from tributary_opt.market_data.volatility import range_share
 
 IMPACT_MINUTES = (5, 15, 30, 60)
 
@@ -42,6 +45,7 @@ def raw_market_day(
     mids = row.pop("mids")
     good, methods, effective = _with_sides(good, mids, tick_rule)
     row |= _trades(good, zone)
+    row |= _noisy(good, start, end, with_book=row["n_two_sided"] > 0)
     row |= {"n_quote_rule": methods.count("quote"), "n_tick_rule": methods.count("tick")}
     row |= dict(zip(("effective_volume", "effective_spread_volume"), effective, strict=True))
     row |= {"flow_cap": flow_cap, **_impact(good, mids, start, end, flow_cap)}
@@ -89,8 +93,11 @@ def _by_hour(values: pd.Series, stamps: pd.Series, zone: str) -> np.ndarray:
 
 def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
     p, s = t["price"], t["size"]
-    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last"])
-    o, h, low, c = (bars[name].to_numpy() for name in ("first", "max", "min", "last"))
+    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last", "size"])
+    moves = np.diff(bars["last"].to_numpy())
+    thick = bars[bars["size"] >= 5]
+    shares = range_share(thick["size"])  # simulated again in test_volatility.py
+    o, h, low, c = (thick[name].to_numpy() for name in ("first", "max", "min", "last"))
     u, d, q = h - o, low - o, c - o
     stamps = t["timestamp"]
     return {
@@ -112,11 +119,40 @@ def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
         "active_hours": stamps.dt.tz_convert(zone).dt.hour.nunique(),
         "volume_by_hour": _by_hour(s, stamps, zone),
         "n_trade_bars": len(bars),
-        "parkinson_variance": ((h - low) ** 2).sum() / (4 * np.log(2)),
-        "garman_klass_variance": (0.511 * (u - d) ** 2 - 0.019 * (q * (u + d) - 2 * u * d) - 0.383 * q**2).sum(),
-        "rogers_satchell_variance": (u * (u - q) + d * (d - q)).sum(),
-        "trade_variance": (np.diff(c) ** 2).sum(),
+        "n_range_bars": len(thick),
+        "parkinson_variance": ((h - low) ** 2 / shares[0]).sum() / (4 * np.log(2)),
+        "garman_klass_variance": (
+            (0.511 * (u - d) ** 2 - 0.019 * (q * (u + d) - 2 * u * d) - 0.383 * q**2) / shares[1]
+        ).sum(),
+        "rogers_satchell_variance": ((u * (u - q) + d * (d - q)) / shares[2]).sum(),
+        "trade_variance": (moves**2).sum(),
+        "trade_products": (moves[1:] * moves[:-1]).sum(),
+        "n_trade_products": max(len(moves) - 1, 0),
     }
+
+
+def _noisy(t: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, *, with_book: bool) -> dict[str, Any]:
+    """Two scales by their sub-grids, one after another; EDGE by its authors' package."""
+    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last"])
+    price = bars["last"].to_numpy()
+    n = len(price) - 1
+    out = dict.fromkeys(("two_scale_variance", "two_scale_error", "noise_variance", "edge_squared_bars"), 0.0)
+    out |= {"n_two_scale": 0, "n_edge_bars": 0}
+    if n >= 8:
+        k = max(round(n ** (2 / 3) / 3), 2)
+        of_grids = [(np.diff(price[offset::k]) ** 2).sum() for offset in range(k)]
+        per_grid, fast = (n - k + 1) / k, (np.diff(price) ** 2).sum()
+        variance = (np.mean(of_grids) - per_grid / n * fast) * n / ((k - 1) * per_grid)
+        noise = fast / 2 / n
+        error = 4 / 3 * k / n * max(variance, 0.0) ** 2 + 8 * noise**2 * n / k**2
+        out |= {"two_scale_variance": variance, "two_scale_error": error, "noise_variance": noise, "n_two_scale": n}
+    if not with_book and len(bars) >= 3 and len(t) >= 2 * len(bars):
+        grid = bars.reindex(pd.date_range(start.floor("5min"), end - pd.Timedelta(1, "us"), freq="5min"))
+        scale = price.mean()  # the package takes logarithms
+        edge = bidask.edge(*(np.exp(grid[name] / scale) for name in ("first", "max", "min", "last")), sign=True)
+        if np.isfinite(edge):
+            out |= {"edge_squared_bars": np.sign(edge) * (edge * scale) ** 2 * len(bars), "n_edge_bars": len(bars)}
+    return out
 
 
 def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap_s: float) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def test_missing_values_of_a_row_are_the_defaults() -> None:
         ({"lot_size": np.inf}, "lot_size must lie from 1e-30 to 1e+30, got inf"),
         ({"taker_fee": -0.1}, "taker_fee must lie from 0 to 1, got -0.1"),
         ({"taker_fee": 2.0}, "taker_fee must lie from 0 to 1, got 2.0"),
+        ({"fee_kind": "maker"}, "fee_kind must be notional or probability, got maker"),
+        (
+            {"fee_kind": "probability", "kind": "price"},
+            "fee_kind probability is for kind probability: p (1 - p) means nothing for other prices",
+        ),
         ({"contract_multiplier": 0.0}, "contract_multiplier must lie from 1e-30 to 1e+30, got 0.0"),
         ({"contract_multiplier": 1e308}, "contract_multiplier must lie from 1e-30 to 1e+30, got 1e+308"),
         ({"contract_multiplier": "many"}, "contract_multiplier must lie from 1e-30 to 1e+30, got nan"),

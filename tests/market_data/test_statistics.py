@@ -194,7 +194,8 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
                         float(rng.uniform(0, 5)) if rng.random() < 0.9 or "mid" not in column.name else np.nan
                     )
                 elif column.type in ("INT", "LONG"):
-                    row[column.name] = row[column.name].dtype.type(rng.integers(0, 4))
+                    least = 1 if column.name == "n_snapshots" else 0  # no look, no share of looks
+                    row[column.name] = row[column.name].dtype.type(rng.integers(least, 4))
                 elif column.name.endswith("_by_hour"):
                     row[column.name] = [rng.uniform(0, 1, 24) * (rng.random() < 0.8)]
                 elif column.name in ("last_trade_at", "last_snapshot_at") and rng.random() < 0.8:
@@ -229,6 +230,20 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
                 gap = by_day[b]["first_mid"] - by_day[a]["last_mid"]
                 variance += 0.0 if np.isnan(gap) else gap**2
     traded = sum(r["n_trades"] > 0 for r in have)
+    measures = {
+        "time_weighted_quoted": ratio(total("spread_seconds"), total("quoted_seconds")),
+        "effective": ratio(total("effective_spread_volume"), total("effective_volume")),
+        "edge": positive_root(ratio(total("edge_squared_bars"), total("n_edge_bars"))),
+        "roll": positive_root(ratio(-4 * total("trade_products"), total("n_trade_products"))),
+    }
+    spread_source = next((name for name, spread in measures.items() if spread > 0), None)
+    spread = measures[spread_source] if spread_source else np.nan
+    two_scale = two_scale_sigma(by_day, days, calendar)
+    sigma = np.sqrt(ratio(variance, len(within)))
+    bars = total("n_range_bars")
+    bounce = 0.0 if np.isnan(spread) else spread**2 * bars / 4 / np.log(2)
+    ranged = bars >= 0.9 * total("n_trade_bars") and bounce <= 0.1 * total("parkinson_variance")
+    price = newest("last_mid")
     seen = [
         i
         for i, d in enumerate(days)
@@ -253,20 +268,42 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
         "active_hours": total("active_hours"),
         "adv": np.mean(volumes),
         "adv_se": np.std(volumes, ddof=1) / np.sqrt(len(days)),
-        "price": newest("last_mid"),
+        "price": newest("close_price") if np.isnan(price) else price,
+        "price_source": "last_trade" if np.isnan(price) else "mid",
         "last_trade_price": newest("close_price"),
         "last_trade_at": newest("last_trade_at"),
         "last_snapshot_at": newest("last_snapshot_at"),
-        "spread": ratio(total("spread_seconds"), total("quoted_seconds")),
+        "spread": spread,
+        "spread_source": spread_source,
+        "effective_spread": measures["effective"] if measures["effective"] > 0 else np.nan,
+        "edge_spread": measures["edge"],
+        "roll_spread": measures["roll"],
         "mean_spread": ratio(total("spread_sum"), total("n_two_sided")),
         "mean_mid": ratio(total("mid_sum"), total("n_two_sided")),
-        "sigma": np.sqrt(ratio(variance, len(within))),
-        "sigma_parkinson": np.sqrt(ratio(total("parkinson_variance"), traded)),
-        "sigma_garman_klass": np.sqrt(ratio(total("garman_klass_variance"), traded)),
+        "sigma": two_scale if np.isnan(sigma) else sigma,
+        "sigma_source": "realised_mid" if np.isfinite(sigma) else "two_scale_trades" if two_scale > 0 else None,
+        "sigma_two_scale": two_scale,
+        "sigma_bipower": np.sqrt(ratio(total("bipower_variance"), len(within))),
+        "sigma_parkinson": np.sqrt(ratio(total("parkinson_variance"), traded)) if ranged else np.nan,
+        "sigma_garman_klass": np.sqrt(ratio(total("garman_klass_variance"), traded)) if ranged else np.nan,
         "trades_per_bar": ratio(total("n_trades"), total("n_trade_bars")),
         "overnight_sd": np.sqrt(np.mean(np.square(gaps))) if gaps else np.nan,
         "volume_profile": hours / hours.sum() if hours.sum() > 0 else None,
     }
+
+
+def positive_root(squared: float) -> float:
+    return float(np.sqrt(squared)) if squared > 0 else np.nan
+
+
+def two_scale_sigma(by_day: dict[date, dict], days: list[date], calendar: str) -> float:
+    measured = [day for day in days if day in by_day and by_day[day]["n_two_scale"] > 0]
+    variance = sum(by_day[day]["two_scale_variance"] for day in measured)
+    for a, b in pairwise(days):
+        if calendar == "24/7" and {a, b} <= set(measured):
+            gap = by_day[b]["open_price"] - by_day[a]["close_price"]
+            variance += gap**2 - by_day[a]["noise_variance"] - by_day[b]["noise_variance"]
+    return positive_root(variance / len(measured)) if measured else np.nan
 
 
 def side_method(n_signed: int, n_quote_rule: int, n_tick_rule: int) -> str | None:

@@ -46,7 +46,9 @@ def calibrate(
     price, sigma = out["price"].to_numpy(), out["sigma"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         impact = rule_parameters(out["adv"].to_numpy(), out["spread"].to_numpy(), sigma / price, price)
-        epsilon = impact.epsilon + out["taker_fee"].to_numpy() * price
+        # Of p (1 - p) on prediction venues, the same for both tokens; else of the notional.
+        per_contract = np.where(out["fee_kind"] == "probability", price * (1.0 - price), price)
+        epsilon = impact.epsilon + out["taker_fee"].to_numpy() * per_contract
     usable = impact.valid & np.isfinite(epsilon)
     beyond = _text("spread ", out["spread"], " and volume ", out["adv"], " give impact beyond any number")
     reasons.note("bad_source_rows", ~usable, beyond)
@@ -60,8 +62,6 @@ def calibrate(
     out["epsilon"] = np.where(ok, epsilon, np.nan)
     out["reference_rate"] = np.where(ok, impact.reference_rate, np.nan)
     out["method"] = _either(ok, "rule", None)
-    out["spread_source"] = _either(np.isfinite(out["spread"].to_numpy()), "time_weighted_quoted", None)
-    out["sigma_source"] = _either(np.isfinite(out["sigma"].to_numpy()), "realised_mid", None)
     columns = [name for name in schema.PARAMETERS.names if name not in ("as_of", "run_id")]
     return out[columns]
 
@@ -73,6 +73,7 @@ _FROM_REFERENCE = (
     "tick_size",
     "lot_size",
     "taker_fee",
+    "fee_kind",
     "contract_multiplier",
     "resolution_time",
     "complement_token_id",
@@ -132,7 +133,9 @@ def _refusals(
     reasons.note(
         "no_two_sided_book",
         ~(np.isfinite(price) & np.isfinite(spread)),
-        _text("of ", s["n_snapshots"], " looks at the book none had both sides for any time"),
+        _text(
+            "of ", s["n_snapshots"], " looks at the book none had both sides for any time, and trades show no spread"
+        ),
     )
 
     probability = (reference["kind"] == "probability").to_numpy()
@@ -154,7 +157,9 @@ def _refusals(
     reasons.note(
         "no_volatility",
         ~(np.isfinite(sigma) & (sigma > 0)),
-        _text("the mid never moved in ", s["n_days_quoted"], " days with a book"),
+        _text(
+            "neither mid nor trades moved in ", s["n_days_quoted"], " days with a book, ", s["n_days_traded"], " traded"
+        ),
     )
     return reasons
 

@@ -9,9 +9,11 @@ import pandas as pd
 import pyarrow as pa
 
 from tributary_opt import schema
+from tributary_opt.market_data import volatility
 from tributary_opt.market_data.calendars import Session, TradingCalendar, trading_calendar
 from tributary_opt.market_data.impact_sums import impact_columns
 from tributary_opt.market_data.source import BUCKET_MINUTES
+from tributary_opt.market_data.spread import edge_squared
 
 _BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
 _HOURS = 24
@@ -57,6 +59,7 @@ def summarise(
         "n_bad_trades": seen["n_bad"].fillna(0).to_numpy(dtype=np.int64),
         "n_buckets": np.int32(n_buckets),
         **_trade_columns(trade),
+        **_noisy_columns(trade, book),
         **_book_columns(book),
     }
     columns |= _impact_columns(trade, book, seen["flow_cap"].to_numpy(dtype=float))
@@ -176,10 +179,10 @@ class _Buckets:
 def _trade_columns(trade: _Buckets) -> dict[str, object]:
     n, volume = trade["n"], trade["volume"]
     o, h, low, c = trade["open"], trade["high"], trade["low"], trade["close"]
-    up, down, body = h - o, low - o, c - o
-    steps = trade.steps()
-    moves = np.zeros(len(c))
-    moves[steps] = c[steps] - c[steps - 1]
+    paired, moves, products = _moves(trade, c)
+    # The range of few trades is not the range of the price: corrected by their number, left out below the least.
+    of_parkinson, of_garman_klass, of_rogers_satchell = volatility.range_share(n)
+    thick = np.isfinite(of_parkinson)
     by_hour = trade.sum_by_hour(volume)
     return {
         "n_trades": trade.count(n),
@@ -204,15 +207,53 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "active_hours": (trade.sum_by_hour(n) > 0).sum(axis=1).astype(np.int32),
         "volume_by_hour": list(by_hour),
         "n_trade_bars": trade.count(np.ones(len(n))).astype(np.int32),
-        # Parkinson (1980); Garman & Klass (1980), their best quadratic estimator; Rogers & Satchell (1991). Plain
-        # prices, not logarithms: Almgren-Chriss moves are arithmetic.
-        "parkinson_variance": trade.sum((h - low) ** 2 / (4 * np.log(2))),
+        "n_range_bars": trade.count(thick).astype(np.int32),
+        # Plain prices, not logarithms: Almgren-Chriss moves are arithmetic.
+        "parkinson_variance": trade.sum(np.where(thick, volatility.parkinson(h, low) / of_parkinson, 0.0)),
         "garman_klass_variance": trade.sum(
-            0.511 * (up - down) ** 2 - 0.019 * (body * (up + down) - 2 * up * down) - 0.383 * body**2
+            np.where(thick, volatility.garman_klass(o, h, low, c) / of_garman_klass, 0.0)
         ),
-        "rogers_satchell_variance": trade.sum(up * (up - body) + down * (down - body)),
+        "rogers_satchell_variance": trade.sum(
+            np.where(thick, volatility.rogers_satchell(o, h, low, c) / of_rogers_satchell, 0.0)
+        ),
         "trade_variance": trade.sum(moves**2),
+        "n_trade_products": trade.count(paired).astype(np.int32),
+        "trade_products": trade.sum(products),
     }
+
+
+def _noisy_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
+    """Variance behind the bounce of trades, and their spread on a day without a book."""
+    two_scale = volatility.two_scale_variance(trade.dense(trade["close"], np.nan))
+    bars = np.bincount(trade.market, minlength=trade.n_markets)
+    # EDGE wants two trades a bar, and costs as much as everything else here: only where it may be needed.
+    wanted = (book.sum(book["n_two_sided"]) == 0) & (trade.sum(trade["n"]) >= 2 * bars) & (bars >= 3)
+    squared = np.full(trade.n_markets, np.nan)
+    if wanted.any():
+        ohlc = (trade.dense(trade[name], np.nan)[wanted] for name in ("open", "high", "low", "close"))
+        squared[wanted] = edge_squared(*ohlc)
+    measured = np.isfinite(squared)
+    return {
+        "n_two_scale": two_scale.n.astype(np.int32),
+        "two_scale_variance": two_scale.variance,
+        "two_scale_error": two_scale.error,
+        "noise_variance": two_scale.noise,
+        "n_edge_bars": np.where(measured, bars, 0).astype(np.int32),
+        "edge_squared_bars": np.where(measured, squared * bars, 0.0),
+    }
+
+
+def _moves(of: _Buckets, price: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows end two moves, moves from the row before, products of adjacent moves; 0 where there is none."""
+    steps = of.steps()
+    moves = np.zeros(len(price))
+    moves[steps] = price[steps] - price[steps - 1]
+    pairs = steps[np.isin(steps - 1, steps, assume_unique=True)]
+    products = np.zeros(len(price))
+    products[pairs] = moves[pairs] * moves[pairs - 1]
+    paired = np.zeros(len(price), dtype=bool)
+    paired[pairs] = True
+    return paired, moves, products
 
 
 def _book_columns(book: _Buckets) -> dict[str, object]:
@@ -221,12 +262,7 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
     n_one_sided = n_sides - 2 * (n_two_sided + n_crossed)
     quoted = book.where(n_two_sided > 0)
     mid = quoted["last_mid"]
-    steps = quoted.steps()
-    moves = np.zeros(len(mid))
-    moves[steps] = mid[steps] - mid[steps - 1]
-    pairs = steps[np.isin(steps - 1, steps, assume_unique=True)]
-    products = np.zeros(len(mid))
-    products[pairs] = np.abs(moves[pairs]) * np.abs(moves[pairs - 1])
+    _, moves, products = _moves(quoted, mid)
     return {
         "n_snapshots": book.count(n),
         "n_two_sided": book.count(n_two_sided),
@@ -244,7 +280,7 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
         "last_mid_at": _stamps(quoted.last(quoted["last_mid_at"])),
         "n_mid_buckets": quoted.count(np.ones(len(mid))).astype(np.int32),
         "realised_variance": quoted.sum(moves**2),
-        "bipower_variance": quoted.sum(products) * np.pi / 2,
+        "bipower_variance": quoted.sum(np.abs(products)) * np.pi / 2,
         "realised_quarticity": quoted.sum(moves**4),
         "variance_by_hour": list(quoted.sum_by_hour(moves**2)),
     }

@@ -21,6 +21,7 @@ from tributary_opt.market_data.calendars import ALWAYS_OPEN, trading_calendar
 from tributary_opt.settings import MarketRule
 
 KINDS = ("price", "probability")
+FEE_KINDS = ("notional", "probability")
 
 _DEFAULTS: dict[str, Any] = {
     "kind": "price",
@@ -30,10 +31,11 @@ _DEFAULTS: dict[str, Any] = {
     "tick_size": np.nan,
     "lot_size": np.nan,
     "taker_fee": 0.0,
+    "fee_kind": "notional",
     "contract_multiplier": 1.0,
     "inverse": False,
 }
-_TEXTS = ("market_id", "token_id", "kind", "complement_token_id", "calendar")
+_TEXTS = ("market_id", "token_id", "kind", "complement_token_id", "calendar", "fee_kind")
 _NUMBERS = ("tick_size", "lot_size", "taker_fee", "contract_multiplier")
 _LARGEST = 1e30  # of a tick, lot or multiplier; the smallest is 1 over it: costs in currency stay numbers
 REFERENCE_COLUMNS = (*_DEFAULTS, "reference_source", "reference_problem")
@@ -158,6 +160,12 @@ def _checked(out: pd.DataFrame) -> pd.DataFrame:
 
     kinds = out["kind"].astype(str)
     note(~kinds.isin(KINDS).to_numpy(), "kind must be price or probability, got " + kinds)
+    fees = out["fee_kind"].astype(str)
+    note(~fees.isin(FEE_KINDS).to_numpy(), "fee_kind must be notional or probability, got " + fees)
+    note(
+        ((fees == "probability") & (kinds != "probability")).to_numpy(),
+        "fee_kind probability is for kind probability: p (1 - p) means nothing for other prices",
+    )
     unknown = {code for code in pd.unique(out["calendar"].astype(str)) if not _known_calendar(code)}
     strange = out["calendar"].astype(str).isin(unknown).to_numpy()
     note(strange, "calendar must be 24/7 or a code of exchange_calendars, got " + out["calendar"].astype(str))

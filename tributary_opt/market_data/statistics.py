@@ -11,6 +11,7 @@ import pandas as pd
 
 from tributary_opt.market_data.calendars import ALWAYS_OPEN
 from tributary_opt.market_data.market_days import Window
+from tributary_opt.market_data.spread import root
 
 
 def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
@@ -51,17 +52,36 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     n_rows = np.bincount(group, minlength=len(first))
     spread_of_days += np.maximum(n_days - n_rows, 0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
-    variance, n_quoted, quarticity, overnight = _mid_moves(rows, group, len(first), window)
+    place = _place_in_window(rows, window)
+    variance, n_quoted, quarticity, overnight = _mid_moves(rows, group, len(first), place)
     n_trades, n_bars, n_traded_days = (
         total("n_trades"),
         total("n_trade_bars"),
         _days_with(rows, "n_trades", group, len(first)),
     )
+    mid, last_trade_price = newest("last_mid"), newest("close_price")
 
     last_trade, last_snapshot = newest("last_trade_at"), newest("last_snapshot_at")
     seen = ((rows["n_trades"] > 0) | (rows["n_bad_trades"] > 0) | (rows["n_snapshots"] > 0)).to_numpy()
     newest_day = _newest(_plain(rows["day"].where(seen)), group, len(first))
     with np.errstate(divide="ignore", invalid="ignore"):
+        spreads = {
+            "time_weighted_quoted": _positive(total("spread_seconds") / total("quoted_seconds")),
+            "effective": _positive(total("effective_spread_volume") / total("effective_volume")),
+            "edge": root(total("edge_squared_bars") / total("n_edge_bars")),
+            "roll": root(-4.0 * total("trade_products") / total("n_trade_products")),
+        }
+        spread, spread_source = _first_of(spreads)
+        spread_se = _spread_error(rows, group, len(first), spread, spread_source)
+        # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002); square roots by the delta method.
+        of_mids = np.sqrt(variance / n_quoted)
+        of_mids_se = np.sqrt(2.0 / 3.0 * quarticity) / (2.0 * np.sqrt(variance * n_quoted))
+        of_trades, of_trades_se = _two_scale(rows, group, len(first), place)
+        by_mids = np.isfinite(of_mids)
+        sigma, sigma_source = _first_of({"realised_mid": of_mids, "two_scale_trades": of_trades})
+        # Bounce alone adds s²/(4 ln 2) to the variance of a bar: a range that owes it a tenth or more says nothing.
+        bounce = np.nan_to_num(spread) ** 2 / (4.0 * np.log(2.0)) * total("n_range_bars")
+        ranged = (total("n_range_bars") >= 0.9 * n_bars) & (bounce <= 0.1 * total("parkinson_variance"))
         return pd.DataFrame(
             {
                 "market_id": rows["market_id"].to_numpy()[last],
@@ -90,16 +110,24 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "last_snapshot_at": _utc(last_snapshot),
                 "adv": adv,
                 "adv_se": np.where(n_days > 1, np.sqrt(spread_of_days / np.maximum(n_days - 1, 1) / n_days), np.nan),
-                "price": newest("last_mid"),
-                "last_trade_price": newest("close_price"),
-                "spread": total("spread_seconds") / total("quoted_seconds"),
+                "price": np.where(np.isfinite(mid), mid, last_trade_price),
+                "price_source": _first_of({"mid": mid, "last_trade": last_trade_price})[1],
+                "last_trade_price": last_trade_price,
+                "spread": spread,
+                "spread_se": spread_se,
+                "spread_source": spread_source,
+                "effective_spread": spreads["effective"],
+                "edge_spread": spreads["edge"],
+                "roll_spread": spreads["roll"],
                 "mean_spread": total("spread_sum") / n_two_sided,
                 "mean_mid": total("mid_sum") / n_two_sided,
-                "sigma": np.sqrt(variance / n_quoted),
-                # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002); the square root by the delta method.
-                "sigma_se": np.sqrt(2.0 / 3.0 * quarticity) / (2.0 * np.sqrt(variance * n_quoted)),
-                "sigma_parkinson": np.sqrt(total("parkinson_variance") / n_traded_days),
-                "sigma_garman_klass": np.sqrt(np.maximum(total("garman_klass_variance"), 0.0) / n_traded_days),
+                "sigma": sigma,
+                "sigma_se": np.where(by_mids, of_mids_se, of_trades_se),
+                "sigma_source": sigma_source,
+                "sigma_two_scale": of_trades,
+                "sigma_bipower": np.where(n_quoted > 0, np.sqrt(total("bipower_variance") / n_quoted), np.nan),
+                "sigma_parkinson": np.where(ranged, np.sqrt(total("parkinson_variance") / n_traded_days), np.nan),
+                "sigma_garman_klass": np.where(ranged, np.sqrt(total("garman_klass_variance") / n_traded_days), np.nan),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
                 "volume_profile": _profile(rows["volume_by_hour"], group, len(first)),
@@ -130,8 +158,72 @@ def _starts(rows: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero(np.append(True, (market[1:] != market[:-1]) | (token[1:] != token[:-1])))
 
 
+def _first_of(measures: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The first measure that is a number, and its name; NaN and None where none is."""
+    value, name = (np.full(len(next(iter(measures.values()))), empty, dtype=kind)
+                   for empty, kind in ((np.nan, float), (None, object)))  # fmt: skip
+    for source, measured in reversed(measures.items()):
+        there = np.isfinite(measured)
+        value[there], name[there] = measured[there], source
+    return value, name
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, np.nan)
+
+
+def _spread_error(rows: pd.DataFrame, group: np.ndarray, n: int, spread: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Standard error of a ratio of sums over days, from how the days scatter about it; NaN below two days."""
+    out = np.full(n, np.nan)
+    of_square = {"edge", "roll"}
+    for name, (top, bottom, factor) in _SPREAD_SUMS.items():
+        mine = source == name
+        x, w = rows[top].to_numpy(dtype=float) * factor, rows[bottom].to_numpy(dtype=float)
+        ratio = spread**2 if name in of_square else spread
+        days = _sums(group, w > 0, n)
+        scatter = _sums(group, np.where(mine[group], x - np.nan_to_num(ratio)[group] * w, 0.0) ** 2, n)
+        error = np.sqrt(scatter * days / (days - 1)) / _sums(group, w, n)
+        mine &= days > 1
+        out[mine] = (error / (2.0 * spread) if name in of_square else error)[mine]
+    return out
+
+
+_SPREAD_SUMS = {
+    "time_weighted_quoted": ("spread_seconds", "quoted_seconds", 1.0),
+    "effective": ("effective_spread_volume", "effective_volume", 1.0),
+    "edge": ("edge_squared_bars", "n_edge_bars", 1.0),
+    "roll": ("trade_products", "n_trade_products", -4.0),
+}
+
+
+def _two_scale(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """σ from trades with their bounce taken out, and its standard error; NaN where nothing is left."""
+    measured = rows["n_two_scale"].to_numpy() > 0
+    variance, error = (
+        _sums(group, np.where(measured, rows[name].to_numpy(dtype=float), 0.0), n)
+        for name in ("two_scale_variance", "two_scale_error")
+    )
+    days = _sums(group, measured, n)
+    # Around the clock the move from the last trade of a day to the first of the next belongs to the session, less the
+    # bounce at both ends of it.
+    noise = rows["noise_variance"].to_numpy(dtype=float)
+    gap = rows["open_price"].to_numpy(dtype=float)[1:] - rows["close_price"].to_numpy(dtype=float)[:-1]
+    always = _neighbours(group, place, gap) & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:]
+    always &= measured[1:] & measured[:-1]
+    squared = np.where(always, gap, 0.0) ** 2
+    variance += _sums(group[1:], squared - np.where(always, noise[1:] + noise[:-1], 0.0), n)
+    error += 2.0 / 3.0 * _sums(group[1:], squared**2, n)
+    sigma = np.sqrt(_positive(variance) / days)
+    return sigma, np.sqrt(error) / (2.0 * sigma * days)
+
+
+def _neighbours(group: np.ndarray, place: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Rows but the first whose row before is the same market's, of the trading day before, with a move in between."""
+    return np.asarray((group[1:] == group[:-1]) & (np.diff(place) == 1) & np.isfinite(gap))
+
+
 def _mid_moves(
-    rows: pd.DataFrame, group: np.ndarray, n: int, window: Window
+    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Σ of squared moves within sessions, days that have one, Σ of fourth powers, and the rms move between sessions."""
     rv = rows["realised_variance"].to_numpy(dtype=float)
@@ -143,8 +235,7 @@ def _mid_moves(
 
     # From the last mid of a trading day to the first of the next, where neither day is missing in between.
     gap = rows["first_mid"].to_numpy(dtype=float)[1:] - rows["last_mid"].to_numpy(dtype=float)[:-1]
-    place = _place_in_window(rows, window)
-    neighbours = (group[1:] == group[:-1]) & (np.diff(place) == 1) & np.isfinite(gap)
+    neighbours = _neighbours(group, place, gap)
     squared = np.where(neighbours, gap, 0.0) ** 2
     between = _sums(group[1:], squared, n)
     n_gaps = _sums(group[1:], neighbours, n)

@@ -63,7 +63,13 @@ class MarketDayRows:
 
 def to_frame(rows: pa.Table) -> pd.DataFrame:
     """Rows of the table as a frame in its order of columns: ids as texts, arrays as numpy arrays."""
-    frame: pd.DataFrame = rows.select(schema.MARKET_DAYS.names).to_pandas()
+    rows = rows.select(schema.MARKET_DAYS.names)
+    for i, column in enumerate(schema.MARKET_DAYS.columns):
+        # Of days whose ticks have retired, what a newer version measures is unknown: it adds nothing to a sum.
+        missing = column.name.endswith(("_price", "_mid"))
+        if column.type in ("INT", "LONG") or (column.type == "DOUBLE" and not missing):
+            rows = rows.set_column(i, column.name, rows[column.name].fill_null(0))
+    frame: pd.DataFrame = rows.to_pandas()
     for name in ("market_id", "token_id"):
         frame[name] = frame[name].astype(str)
     return frame

@@ -1,0 +1,324 @@
+"""Volatility estimators, vectorised over arrays of shape (…, bar): markets, days, or nothing before the bars.
+
+Every function gives *variances*, in the square of what it was given: prices (Almgren-Chriss moves are arithmetic, and a
+probability has no use for logarithms) or their logarithms. Efficiency is the variance of the close-to-close estimator
+over the estimator's own, for a Brownian motion without drift, gaps and noise, seen at every instant.
+
+What is measured on a market: realised variance of two-sided mids where there are books, the two-scale realised
+variance of trades where there are none. Range estimators stand beside them: they read low on thin bars
+(`range_share`) and high where trades bounce between bid and ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+MIN_TRADES_PER_BAR = 5
+"""Bars with fewer trades say too little of a range to be corrected. [-]"""
+
+
+# --- one bar ------------------------------------------------------------------------------------------------
+
+
+def parkinson(high: ArrayLike, low: ArrayLike) -> Floats:
+    """Variance of a bar from its range: (h - l)² / (4 ln 2).
+
+    Efficiency 4.9 (5.2 in the paper). Assumes no drift (reads high with one) and says nothing of gaps between bars.
+
+    References
+    ----------
+    Parkinson (1980), "The extreme value method for estimating the variance of the rate of return", J. Business 53.
+    """
+    return np.asarray((np.asarray(high, dtype=float) - np.asarray(low, dtype=float)) ** 2 / (4.0 * np.log(2.0)))
+
+
+def garman_klass(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> Floats:
+    """Variance of a bar: 0.511 (u - d)² - 0.019 [q (u + d) - 2 u d] - 0.383 q², with u, d, q = h, l, c less the open.
+
+    Efficiency 7.3 (7.4 in the paper), the best of quadratic form. Assumes no drift; biased like Parkinson's. Of a bar
+    whose high and low enclose its open and close it is never negative: a negative one is a bad bar (`bad_bars`).
+
+    References
+    ----------
+    Garman & Klass (1980), "On the estimation of security price volatilities from historical data", J. Business 53.
+    """
+    u, d, q = _from_open(open_, high, low, close)
+    return 0.511 * (u - d) ** 2 - 0.019 * (q * (u + d) - 2.0 * u * d) - 0.383 * q**2
+
+
+def garman_klass_short(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> Floats:
+    """The practical form of `garman_klass`: (h - l)² / 2 - (2 ln 2 - 1) (c - o)². Efficiency 7.4 to the digit shown."""
+    u, d, q = _from_open(open_, high, low, close)
+    return np.asarray(0.5 * (u - d) ** 2 - (2.0 * np.log(2.0) - 1.0) * q**2)
+
+
+def rogers_satchell(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> Floats:
+    """Variance of a bar: u (u - q) + d (d - q). Efficiency 5.8 (6.0 in the paper); unbiased whatever the drift; says
+    nothing of gaps.
+
+    References
+    ----------
+    Rogers & Satchell (1991), "Estimating variance from high, low and closing prices", Ann. Appl. Prob. 1.
+    """
+    u, d, q = _from_open(open_, high, low, close)
+    return u * (u - q) + d * (d - q)
+
+
+def bad_bars(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> NDArray[np.bool_]:
+    """Bars that no path of prices gives: a negative Garman-Klass term, or an open or close outside of the range."""
+    o, h, low_, c = (np.asarray(a, dtype=float) for a in (open_, high, low, close))
+    # A term may fall below 0 by rounding alone: of numbers of the size of the range.
+    negative = garman_klass(o, h, low_, c) < -1e-12 * (h - low_) ** 2
+    return np.asarray(negative | (h < np.maximum(o, c)) | (low_ > np.minimum(o, c)))
+
+
+def range_share(n_trades: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """What share of a bar's variance Parkinson's, Garman-Klass' and Rogers-Satchell's estimators show of so many
+    trades.
+
+    The range is that of the trades, not of the price between and around them: of n trades at random times of a Brownian
+    bar, the first one its open and the last one its close. From simulation (`_SHARES`), straight in between over 1/√n,
+    by which the bias falls off; 1 for endless many. NaN below `MIN_TRADES_PER_BAR`: refused, not corrected.
+    """
+    n = np.asarray(n_trades, dtype=float)
+    table = np.array(_SHARES)[::-1]
+    x = np.append(0.0, 1.0 / np.sqrt(table[:, 0]))
+    at, enough = 1.0 / np.sqrt(np.maximum(n, 1.0)), n >= MIN_TRADES_PER_BAR
+    parkinsons, garman_klass_, rogers_satchells = (
+        np.where(enough, np.interp(at, x, np.append(1.0, table[:, column])), np.nan) for column in (1, 2, 3)
+    )
+    return parkinsons, garman_klass_, rogers_satchells
+
+
+# --- bars after one another ---------------------------------------------------------------------------------
+
+
+def close_to_close(close: ArrayLike) -> Floats:
+    """Variance a bar, mean squared move from close to close: Σ (c_i - c_(i-1))² / n over the last axis.
+
+    Efficiency 1 by definition. Unbiased without drift; bounce adds half the squared spread to every bar.
+    """
+    moves = np.diff(np.asarray(close, dtype=float), axis=-1)
+    return np.asarray(np.mean(moves**2, axis=-1))
+
+
+def yang_zhang(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> Floats:
+    """Variance a bar with the gap before it: Var(o_i - c_(i-1)) + k Var(c_i - o_i) + (1 - k) mean RS.
+
+    k = 0.34 / (1.34 + (n + 1)/(n - 1)) over the n bars that have a close before them; variances with n - 1. Efficiency
+    up to 14 (two bars, no gaps); unbiased with drift and with gaps. NaN below two such bars.
+
+    References
+    ----------
+    Yang & Zhang (2000), "Drift-independent volatility estimation based on high, low, open, and close prices", J.
+    Business 73.
+    """
+    o, h, low_, c = (np.asarray(a, dtype=float) for a in (open_, high, low, close))
+    n = o.shape[-1] - 1
+    if n < 2:
+        return np.full(o.shape[:-1], np.nan)
+    before, o, h, low_, c = c[..., :-1], o[..., 1:], h[..., 1:], low_[..., 1:], c[..., 1:]
+    k = yang_zhang_weight(n)
+    gaps, bodies = np.var(o - before, axis=-1, ddof=1), np.var(c - o, axis=-1, ddof=1)
+    return np.asarray(gaps + k * bodies + (1.0 - k) * np.mean(rogers_satchell(o, h, low_, c), axis=-1))
+
+
+def yang_zhang_weight(n: int) -> float:
+    """k of `yang_zhang`, which makes its variance least."""
+    return 0.34 / (1.34 + (n + 1) / (n - 1))
+
+
+def realised_variance(prices: ArrayLike) -> Floats:
+    """Variance of the whole path: Σ of squared moves over the last axis; missing prices are left out.
+
+    Unbiased without noise, its own variance (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002). Bounce adds 2 E[noise²] a
+    move.
+    """
+    return np.asarray(np.sum(_moves(_dense(prices)) ** 2, axis=-1))
+
+
+def bipower_variance(prices: ArrayLike) -> Floats:
+    """Variance of the path without its jumps: (π/2) Σ |r_i| |r_(i-1)| over the last axis; missing prices are left out.
+
+    Efficiency 0.77 of realised variance's where there are no jumps; reads low by 1/n.
+
+    References
+    ----------
+    Barndorff-Nielsen & Shephard (2004), "Power and bipower variation with stochastic volatility and jumps", J. Fin.
+    Econometrics 2.
+    """
+    sizes = np.abs(_moves(_dense(prices)))
+    return np.asarray(np.pi / 2.0 * np.sum(sizes[..., 1:] * sizes[..., :-1], axis=-1))
+
+
+@dataclass(frozen=True)
+class TwoScale:
+    """The two-scale realised variance of paths, over the last axis of the prices it was made of."""
+
+    variance: Floats
+    """Variance of the whole path; may be negative by chance: floor it only after adding up days. [price²]"""
+    error: Floats
+    """Variance of `variance`. [price⁴]"""
+    noise: Floats
+    """Variance of the noise of one price: RV / 2n. Half the spread squared where trades bounce. [price²]"""
+    n: NDArray[np.int64]
+    """Moves; 0 where there were too few to tell noise from variance, and nothing was measured. [-]"""
+
+
+def two_scale_variance(prices: ArrayLike) -> TwoScale:
+    """Variance of a path seen through noise: RV at a slow scale less what noise adds to it, told by RV at the fast one.
+
+    n / ((K - 1) n̄) · [RV^(K) - (n̄/n) RV], RV^(K) the average over the K grids of every K-th price, n̄ = (n - K +
+    1)/K. The factor is the one that makes it unbiased for any n; (1 - n̄/n)⁻¹ of the first paper, equal for large n,
+    reads 5 % low for 288 bars. K is n^(2/3)/3, at least 2. Missing prices (NaN) are left out: the clock is that of
+    the prices that are there. Unbiased with noise that is independent from price to price; signs of trades that
+    follow each other make it read high, and bars before the first and after the last trade are not seen. Without
+    noise its variance is K/1.5 times that of realised variance.
+
+    `error` is that of constant variance: (4/3)(K/n) V² + 8 noise² n/K², in the paper's terms.
+
+    References
+    ----------
+    Zhang, Mykland & Aït-Sahalia (2005), "A tale of two time scales", JASA 100; Aït-Sahalia, Mykland & Zhang (2011),
+    "Ultra high frequency volatility estimation with dependent microstructure noise", J. Econometrics 160 (the factor).
+    """
+    p = _dense(prices)
+    n = np.sum(np.isfinite(p), axis=-1) - 1
+    enough = n >= MIN_TWO_SCALE_MOVES
+    m = np.where(enough, n, MIN_TWO_SCALE_MOVES)
+    k = np.maximum(np.rint(m ** (2.0 / 3.0) / 3.0).astype(np.int64), 2)
+    fast = np.sum(_moves(p) ** 2, axis=-1)
+    place = np.arange(p.shape[-1])
+    earlier = place - k[..., np.newaxis]
+    slow_moves = p - np.take_along_axis(p, np.maximum(earlier, 0), axis=-1)
+    slow = np.sum(np.where((earlier >= 0) & np.isfinite(slow_moves), slow_moves, 0.0) ** 2, axis=-1) / k
+    share = (m - k + 1) / k / m
+    variance = (slow - share * fast) / ((k - 1) * share)
+    noise = fast / (2.0 * m)
+    error = 4.0 / 3.0 * k / m * np.maximum(variance, 0.0) ** 2 + 8.0 * noise**2 * m / k**2
+    nothing = np.zeros_like(variance)
+    return TwoScale(
+        variance=np.where(enough, variance, nothing),
+        error=np.where(enough, error, nothing),
+        noise=np.where(enough, noise, nothing),
+        n=np.where(enough, n, 0).astype(np.int64),
+    )
+
+
+MIN_TWO_SCALE_MOVES = 8
+"""Fewer moves: the slow scale would be the fast one. [-]"""
+
+
+# --- what a probability can do ------------------------------------------------------------------------------
+
+
+def probability_ceiling(price: ArrayLike, days_left: ArrayLike) -> Floats:
+    """The largest σ that lasts: σ² T ≤ p (1 - p), the whole variance that a martingale has left to 0 or 1. [1/√day]"""
+    p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((left > 0) & (p > 0) & (p < 1), np.sqrt(p * (1.0 - p) / left), np.nan)
+
+
+def probability_prior(price: ArrayLike, days_left: ArrayLike) -> Floats:
+    """σ of a probability by its price and the time to its resolution: φ(Φ⁻¹(p)) / √T. [1/√day]
+
+    The price is Φ of a Brownian view of what decides it, even in information over time. Below `probability_ceiling`
+    everywhere, and the same for p and 1 - p.
+    """
+    p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
+    inside = (left > 0) & (p > 0) & (p < 1)
+    z = np.vectorize(NormalDist().inv_cdf, otypes=[float])(np.where(inside, np.minimum(p, 1.0 - p), 0.5))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(inside, np.exp(-(z**2) / 2.0) / np.sqrt(2.0 * np.pi) / np.sqrt(left), np.nan)
+
+
+def with_prior(
+    statistics: pd.DataFrame, reference: pd.DataFrame, session_end: pd.Series, prior_log_sd: float
+) -> pd.DataFrame:
+    """Statistics with the σ of every probability drawn towards its prior, and held below its ceiling.
+
+    Parameters
+    ----------
+    statistics : DataFrame
+        As `window_statistics` gives it.
+    reference : DataFrame
+        `ReferenceData.of` the same rows: kind and resolution time.
+    session_end : Series of datetime64[us, UTC]
+        From when the time to the resolution counts, in trading days of `day_hours`.
+    prior_log_sd : float
+        Standard deviation of log σ about log of `probability_prior`. [-]
+
+    Returns
+    -------
+    DataFrame
+        With sigma, sigma_se and sigma_source replaced for kind `probability` with a resolution still to come: log σ is
+        the mean of measure and prior, weighted by precision, and `sigma_prior_weight` is the prior's share of it.
+        What was never measured is the prior alone (`martingale_prior`). sigma_prior and sigma_ceiling are NaN for all
+        others.
+    """
+    left = reference["resolution_time"].array - session_end.array
+    days = np.asarray(left / np.timedelta64(1, "h"), dtype=float) / statistics["day_hours"].to_numpy(dtype=float)
+    days = np.where((reference["kind"] == "probability").to_numpy(), days, np.nan)
+    price = statistics["price"].to_numpy(dtype=float)
+    prior, ceiling = probability_prior(price, days), probability_ceiling(price, days)
+
+    sigma, error = statistics["sigma"].to_numpy(dtype=float), statistics["sigma_se"].to_numpy(dtype=float)
+    known = np.isfinite(prior)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = error / sigma
+        # A σ of 0 or without an error says nothing that the prior must mind.
+        weight = np.where(np.isfinite(relative), relative**2 / (relative**2 + prior_log_sd**2), 1.0)
+        weight = np.where(known, weight, 0.0)
+        drawn = np.exp((1.0 - weight) * np.log(np.where(weight < 1, sigma, 1.0)) + weight * np.log(prior))
+        drawn_error = drawn * np.sqrt(weight) * prior_log_sd
+    return statistics.assign(
+        sigma=np.where(known, np.minimum(drawn, ceiling), sigma),
+        sigma_se=np.where(known, drawn_error, error),
+        sigma_source=np.where(known & (weight == 1), "martingale_prior", statistics["sigma_source"]),
+        sigma_prior=prior,
+        sigma_prior_weight=weight,
+        sigma_ceiling=ceiling,
+    )
+
+
+# --- inside -------------------------------------------------------------------------------------------------
+
+# Trades a bar; share of the variance that Parkinson, Garman-Klass and Rogers-Satchell show. 12,000 to 600,000 bars
+# each.
+_SHARES = (
+    (5, 0.3418, 0.2138, 0.1795),
+    (7, 0.4236, 0.2949, 0.2659),
+    (10, 0.5044, 0.3817, 0.3591),
+    (15, 0.5875, 0.4746, 0.4576),
+    (20, 0.6392, 0.5355, 0.5223),
+    (30, 0.7034, 0.6125, 0.6033),
+    (50, 0.7695, 0.6938, 0.6878),
+    (100, 0.8339, 0.7787, 0.7761),
+    (200, 0.8819, 0.8391, 0.8376),
+    (500, 0.9329, 0.9048, 0.9036),
+    (1000, 0.9512, 0.9271, 0.9239),
+)
+
+
+def _from_open(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    o = np.asarray(open_, dtype=float)
+    return np.asarray(high, dtype=float) - o, np.asarray(low, dtype=float) - o, np.asarray(close, dtype=float) - o
+
+
+def _dense(prices: ArrayLike) -> Floats:
+    """The prices that are there, moved to the front; NaN behind them."""
+    p = np.asarray(prices, dtype=float)
+    order = np.argsort(~np.isfinite(p), axis=-1, kind="stable")
+    return np.take_along_axis(p, order, axis=-1)
+
+
+def _moves(dense: Floats) -> Floats:
+    moves = np.diff(dense, axis=-1)
+    return np.where(np.isfinite(moves), moves, 0.0)
