@@ -139,12 +139,20 @@ class Problem:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """Where every number is admissible, shape (...)."""
+        return self._valid(self._rules())
+
+    @property
+    def valid_otherwise(self) -> NDArray[np.bool_]:
+        """`valid`, but for the impact, the risk and the caps, which the caller looks at."""
+        return self._valid(self._rules(of_slices=False))
+
+    def _valid(self, rules: list[tuple[str, NDArray[np.bool_], str]]) -> NDArray[np.bool_]:
         good = np.ones(self.shape, dtype=bool)
-        for _, each, _ in self._rules():
+        for _, each, _ in rules:
             good &= each if each.ndim == good.ndim else each.all(axis=-1)
         return good
 
-    def _rules(self) -> list[tuple[str, NDArray[np.bool_], str]]:
+    def _rules(self, *, of_slices: bool = True) -> list[tuple[str, NDArray[np.bool_], str]]:
         low, high = EXPONENT_RANGE
         k = self.exponent
         positive = "finite and > 0"
@@ -152,17 +160,21 @@ class Problem:
             a[..., :1] if a.strides[-1] == 0 else a
             for a in (self.tau, self.impact, self.spread, self.slice_sd, self.cap)
         )
-        return [
+        rules = [
             ("order_size", _in_range(self.order_size) & (self.order_size > 0), positive),
             ("risk_aversion", _in_range(self.risk_aversion), "finite and >= 0"),
             ("exponent", (k >= low) & (k <= high), f"from {low:g} to {high:g} (more than 1 is not solved)"),
             ("gamma", _in_range(self.gamma), "finite and >= 0"),
             ("tau", _in_range(tau) & (tau > 0), positive),
-            ("impact", np.isfinite(impact), "finite"),
             ("spread", _in_range(spread), "finite and >= 0"),
-            ("slice_sd", _in_range(slice_sd), "finite and >= 0"),
-            ("cap", cap >= 0, ">= 0 (inf for none)"),
         ]
+        if of_slices:
+            rules += [
+                ("impact", np.isfinite(impact), "finite"),
+                ("slice_sd", _in_range(slice_sd), "finite and >= 0"),
+                ("cap", cap >= 0, ">= 0 (inf for none)"),
+            ]
+        return rules
 
     def take(self, index: Any) -> Problem:
         """The problems at an index of the leading axes."""
@@ -263,23 +275,59 @@ def schedule_cost(problem: Problem, slices: ArrayLike, holdings: ArrayLike | Non
             raise ValueError(f"holdings must have a last axis of {n_steps + 1}, got shape {holdings.shape}")
         steps = np.ldexp(_steps_first(holdings, (*shape[:-1], n_steps + 1)), -exponent)
         total, held = steps[0], steps[1:]
-    size = np.ldexp(1.0, exponent)
-
     one = np.ones(shape[:-1])
     k, gamma, lam = (np.array(a * one, order="C") for a in (problem.exponent, problem.gamma, problem.risk_aversion))
     impact, spread, sd = (_steps_first(a, shape) for a in (problem.impact, problem.spread, problem.slice_sd))
+    if problem.spread.strides[-1] == 0:
+        spread = spread[0]
+    size = np.ldexp(1.0, exponent)
+    found = _cost_of_steps(traded, held, total, size, impact, spread, sd, k, gamma, lam, problem.permanent)
+    return ScheduleCost(*found)
+
+
+def _cost_of_steps(
+    traded: FloatArray,
+    held: FloatArray,
+    total: FloatArray,
+    size: FloatArray,
+    impact: FloatArray,
+    spread: FloatArray,
+    sd: FloatArray,
+    k: FloatArray | None,
+    gamma: FloatArray,
+    lam: FloatArray,
+    permanent: Permanent,
+    work: FloatArray | None = None,
+) -> tuple[FloatArray, ...]:
+    """The parts of `ScheduleCost`, steps first; `traded`, `held` and `total` are in units of `size`, a power of two.
+
+    ``spread`` is per slice, or per order where all its slices share it; ``k`` None is the linear law. All arrays but
+    ``held`` may be overwritten.
+    """
+    work = np.empty_like(traded) if work is None else work
     with np.errstate(over="ignore", invalid="ignore"):
-        if problem.permanent == "paper":
-            # For k = 1 the a_j came less γ/2: what is paid is a_j + γ/2, and γ Σ n_j x_j for those that follow.
-            impact = impact + np.where(k == 1.0, 0.5 * gamma, 0.0)
-            permanent = size * (size * (gamma * _sum_steps(traded * held)))
+        if spread.ndim < traded.ndim:
+            np.copyto(work, traded)
+            paid = size * (spread * _sum_steps(work)) if spread.any() else np.zeros(size.shape)
         else:
-            permanent = size * (size * (gamma * (0.5 * np.square(total))))
-        temporary = size * (np.power(size, k) * _sum_steps(impact * _power(traded, k)))
-        paid = size * _sum_steps(spread * traded)
-        variance = np.square(np.sqrt(_sum_steps(np.square(sd * held))) * size)
-        expected = paid + temporary + permanent
-        return ScheduleCost(expected, variance, paid, temporary, permanent, lam * variance)
+            paid = size * _sum_steps(np.multiply(spread, traded, out=work))
+        if permanent == "paper":
+            pushed = gamma * _sum_steps(np.multiply(traded, held, out=work)) if gamma.any() else np.zeros(size.shape)
+            # For k = 1 the a_j came less γ/2: what is paid is a_j + γ/2, and γ Σ n_j x_j for those that follow.
+            half = 0.5 * gamma if k is None else np.where(k == 1.0, 0.5 * gamma, 0.0)
+            if half.any():
+                impact = np.add(impact, half, out=impact)
+        else:
+            pushed = gamma * (0.5 * np.square(total))
+        if k is None:
+            powers, scale = np.multiply(traded, traded, out=traded), size
+        else:
+            powers, scale = _power(traded, k), np.power(size, k)
+        temporary = size * (scale * _sum_steps(np.multiply(impact, powers, out=powers)))
+        risky = np.multiply(sd, held, out=sd)
+        variance = np.square(np.sqrt(_sum_steps(np.multiply(risky, risky, out=risky))) * size)
+        lasting = size * (size * pushed)
+        return paid + temporary + lasting, variance, paid, temporary, lasting, lam * variance
 
 
 def _power(traded: FloatArray, k: FloatArray) -> FloatArray:

@@ -39,10 +39,10 @@ from tributary_opt.optimization.closed_form import (
     _SMALLEST_STEP_DECAY,
     FloatArray,
     SolveStatus,
-    _clip,
     _fill_shapes,
 )
-from tributary_opt.optimization.problem import Problem, convexity_limit
+from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, schedule_cost
+from tributary_opt.optimization.riccati import CHUNK_ELEMENTS, RiccatiChunk, riccati, scaled_risk
 
 __all__ = ["Method", "Solution", "kkt_residual", "solve", "solve_tracking"]
 
@@ -63,7 +63,6 @@ _MOST_SWEEPS = 200
 _RESOLVED = 1e-12
 # A slice at the floor's price, 1e-290 of the order or so, is one that does not trade.
 _NOTHING = 1e-285
-_SMALLEST_RISK, _LARGEST_RISK = 1e-300, 1e300
 
 
 class Method(IntEnum):
@@ -82,6 +81,7 @@ class Solution:
 
     slices: FloatArray  #: n_j, shape (..., N): 0 <= n_j <= c_j. [contracts]
     holdings: FloatArray  #: x_j, shape (..., N + 1): X down to 0, never rising. [contracts]
+    cost: ScheduleCost  #: what they cost and risk, as `schedule_cost` has it.
     method: NDArray[np.int8]  #: `Method`, shape (...). [-]
     sweeps: NDArray[np.int16]  #: backward sweeps that shooting or water-filling took, shape (...). [-]
     status: NDArray[np.int8]  #: `SolveStatus`, shape (...). [-]
@@ -106,21 +106,46 @@ def solve(problem: Problem) -> Solution:
     shape, n = problem.shape, problem.n_steps
     count = int(np.prod(shape))
     slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
-    method, sweeps = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int16)
+    cost = tuple(np.empty(count) for _ in range(6))
+    method, sweeps = np.full(count, Method.RICCATI, dtype=np.int8), np.zeros(count, dtype=np.int16)
     status = np.zeros(count, dtype=np.int8)
-    # One pass over the steps wants to stay in the cache, many passes want long rows.
-    one_pass = bool((problem.exponent == 1).all() and np.isinf(problem.cap).all())
-    rows = max(1, (_CHUNK_ELEMENTS // 4 if one_pass else _CHUNK_ELEMENTS) // n)
-    for start in range(0, count, rows):
-        part = slice(start, min(start + rows, count))
-        _Chunk(problem, part).solve(slices[part], holdings[part], method[part], sweeps[part], status[part])
+    # One pass over the steps wants to stay in the cache, many passes want long rows: what is left is put together.
+    rows = max(1, min(count, CHUNK_ELEMENTS // (n + 1)))
+    linear, left = RiccatiChunk(rows, n), np.ones(count, dtype=bool)
+    if (problem.exponent == 1.0).any():
+        for start in range(0, count, rows):
+            part = slice(start, min(start + rows, count))
+            costs = tuple(array[part] for array in cost)
+            left[part] = ~linear.solve(_flat(problem, part), slices[part], holdings[part], costs)
+    others = np.flatnonzero(left)
+    rows = max(1, _CHUNK_ELEMENTS // n)
+    for start in range(0, len(others), rows):
+        part_ = others[start : start + rows]
+        whole = slice(start, start + rows) if len(others) == count else part_
+        own = _flat(problem, whole)
+        found = _Chunk(own).solve()
+        slices[whole], holdings[whole], method[whole], sweeps[whole], status[whole] = found
+        spent = schedule_cost(own, found[0], found[1])
+        for array, name in zip(cost, ScheduleCost.__dataclass_fields__, strict=True):
+            array[whole] = getattr(spent, name)
     return Solution(
         slices.reshape(*shape, n),
         holdings.reshape(*shape, n + 1),
+        ScheduleCost(*(array.reshape(shape) for array in cost)),
         method.reshape(shape),
         sweeps.reshape(shape),
         status.reshape(shape),
     )
+
+
+def _flat(problem: Problem, rows: slice | IntArray) -> Problem:
+    """Some problems of a batch, along one leading axis."""
+    if len(problem.shape) == 1:
+        return problem.take(rows)
+    if not problem.shape:
+        return problem.take(np.newaxis)
+    places = np.arange(*rows.indices(problem.order_size.size)) if isinstance(rows, slice) else rows
+    return problem.take(np.unravel_index(places, problem.shape))
 
 
 def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
@@ -137,7 +162,7 @@ def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
         [-]
     """
     count, n = int(np.prod(problem.shape)), problem.n_steps
-    chunk = _Chunk(problem, slice(0, count))
+    chunk = _Chunk(_flat(problem, slice(0, count)))
     part = np.ascontiguousarray(np.asarray(slices, dtype=float).reshape(count, n).T) / chunk.size
     held, later = np.zeros_like(part), np.zeros_like(part)
     np.cumsum(part[:0:-1], axis=0, out=held[-2::-1])
@@ -174,7 +199,7 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
     """
     shape, n = problem.shape, problem.n_steps
     count = int(np.prod(shape))
-    chunk = _Chunk(problem, slice(0, count))
+    chunk = _Chunk(_flat(problem, slice(0, count)))
     if not ((chunk.k == 1) & (np.isinf(chunk.fraction) | (chunk.cheapness == 0)).all(axis=0)).all():
         raise ValueError("tracking needs the linear law (k = 1) and no caps")
     path = np.broadcast_to(target, (*shape, n)).reshape(count, n).T
@@ -205,37 +230,29 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
     slices = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * parts.T)
     holdings = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * left.T)
     method = np.where(refused, Method.REFUSED, Method.RICCATI).astype(np.int8).reshape(shape)
-    none = np.zeros(shape, dtype=np.int16)
-    return Solution(
-        slices.reshape(*shape, n), holdings.reshape(*shape, n + 1), method, none, chunk.status.reshape(shape)
-    )
+    slices, holdings = slices.reshape(*shape, n), holdings.reshape(*shape, n + 1)
+    cost, none = schedule_cost(problem, slices, holdings), np.zeros(shape, dtype=np.int16)
+    return Solution(slices, holdings, cost, method, none, chunk.status.reshape(shape))
 
 
 class _Chunk:
     """Some problems of a batch, steps first, scaled to fractions of the order."""
 
-    def __init__(self, problem: Problem, part: slice) -> None:
-        own = problem
-        if len(problem.shape) == 1:
-            own = problem.take(part)
-        elif problem.shape:
-            own = problem.take(np.unravel_index(np.arange(part.start, part.stop), problem.shape))
-
+    def __init__(self, own: Problem) -> None:
         def steps(array: FloatArray) -> FloatArray:
-            return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
+            return np.array(array.T, order="C")
 
-        good = own.valid.reshape(-1)
-        self.n_steps = problem.n_steps
-        self.size = np.where(good, own.order_size.reshape(-1), 1.0)
-        self.k = np.where(good, own.exponent.reshape(-1), 1.0)
-        lam = np.where(good, own.risk_aversion.reshape(-1), 0.0)
-        gamma = np.where(good, own.gamma.reshape(-1), 0.0)
+        good = own.valid
+        self.n_steps = own.n_steps
+        self.size = np.where(good, own.order_size, 1.0)
+        self.k = np.where(good, own.exponent, 1.0)
+        lam, gamma = np.where(good, own.risk_aversion, 0.0), np.where(good, own.gamma, 0.0)
         impact, sd, spread, self.cap = (steps(a) for a in (own.impact, own.slice_sd, own.spread, own.cap))
         if not good.all():
             impact, sd, spread = (np.where(good, a, 0.0) for a in (impact, sd, spread))
             self.cap = np.where(good, self.cap, np.inf)
         limit = np.full_like(self.cap, np.inf)
-        if problem.permanent == "paper" and (self.k < 1).any():
+        if own.permanent == "paper" and (self.k < 1).any():
             limit = np.where(good, steps(convexity_limit(own)), np.inf)
 
         tradable = self.cap > 0
@@ -247,7 +264,7 @@ class _Chunk:
         if no_minimum.any():
             impact = np.where(one_sign, -impact, np.where(no_minimum, 1.0, impact))
         lam, gamma = np.where(no_minimum, 0.0, lam), np.where(no_minimum, 0.0, gamma)
-        self.paper = (gamma > 0) & (self.k < 1) & (problem.permanent == "paper")
+        self.paper = (gamma > 0) & (self.k < 1) & (own.permanent == "paper")
         beyond = self.paper & (np.where(tradable, np.minimum(self.size, self.cap), 0.0) > limit).any(axis=0)
         if not uncapped:
             impact = np.where(tradable, impact, np.inf)
@@ -280,7 +297,7 @@ class _Chunk:
 
     def risk_of(self, lam: FloatArray) -> FloatArray:
         """λ s_j X^(1-k) / a of any λ."""
-        return _risk(lam, self._sd, np.power(self.size, 1.0 - self.k), self._reference)
+        return scaled_risk(self._sd, lam, np.power(self.size, 1.0 - self.k), self._reference)
 
     def _methods(self, refused: BoolArray) -> NDArray[np.int8]:
         free = np.isinf(self.fraction) | (self.cheapness == 0)
@@ -294,15 +311,11 @@ class _Chunk:
             Method.SHOOTING,
         ).astype(np.int8)
 
-    def solve(
-        self,
-        slices: FloatArray,
-        holdings: FloatArray,
-        method: NDArray[np.int8],
-        sweeps: NDArray[np.int16],
-        status: NDArray[np.int8],
-    ) -> None:
-        method[:], status[:] = self.method, self.status
+    def solve(self) -> tuple[FloatArray, FloatArray, NDArray[np.int8], NDArray[np.int16], NDArray[np.int8]]:
+        """Slices (B, N), holdings (B, N + 1), methods, sweeps and statuses."""
+        count, n = len(self.size), self.n_steps
+        slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
+        sweeps = np.zeros(count, dtype=np.int16)
         for how in Method:
             rows = np.flatnonzero(self.method == how)
             if not len(rows):
@@ -312,56 +325,29 @@ class _Chunk:
                 continue
             size = self.size[rows, np.newaxis]
             if how == Method.CLOSED_FORM:
-                remaining, traded = np.empty((len(rows), self.n_steps + 1)), np.empty((len(rows), self.n_steps))
+                remaining, traded = np.empty((len(rows), n + 1)), np.empty((len(rows), n))
                 root = np.sqrt(self.risk[0, rows])
                 decay = np.where(root > 0, 2.0 * np.arcsinh(0.5 * root), _SMALLEST_STEP_DECAY)
                 _fill_shapes(decay, remaining, traded)
                 slices[rows], holdings[rows] = size * traded, size * remaining
                 continue
-            if how == Method.RICCATI:
-                parts = self._riccati(rows)
-            else:
-                parts, sweeps[rows] = self._shoot(rows, how == Method.WATER_FILLING)
-            held = np.zeros((self.n_steps + 1, len(rows)))
-            for j in range(self.n_steps - 1, -1, -1):
+            held = np.zeros((n + 1, len(rows)))
+            if how == Method.RICCATI:  # slices without volume among them: `RiccatiChunk` has done the others
+                parts = np.empty((n, len(rows)))
+                exponent = np.frexp(self.size[rows])[1] - 1
+                riccati(self.cheapness[:, rows], self.risk[:, rows], np.ldexp(self.size[rows], -exponent), parts, held)
+                slices[rows], holdings[rows] = (np.ldexp(a, exponent).T for a in (parts, held))
+                continue
+            parts, sweeps[rows] = self._shoot(rows, how == Method.WATER_FILLING)
+            for j in range(n - 1, -1, -1):
                 np.add(held[j + 1], parts[j], out=held[j])
             np.minimum(held, 1.0, out=held)
             held[0] = 1.0
-            whole = size * parts.T
-            if np.isinf(self.fraction[:, rows]).all() and (self.cap[:, rows] > 0).all():
-                slices[rows], holdings[rows] = whole, size * held.T
-                continue
             cap = self.cap[:, rows].T
             capped = parts.T >= self.fraction[:, rows].T
-            slices[rows] = np.minimum(np.where(capped, cap, whole), cap)
+            slices[rows] = np.minimum(np.where(capped, cap, size * parts.T), cap)
             holdings[rows] = size * held.T
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # k = 1, no caps
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def _riccati(self, rows: IntArray) -> FloatArray:
-        """S_j = 1/a_j + S_{j+1}/(1 + λ s_j S_{j+1}) backward, n_j = x_{j-1} / (a_j S_j) forward.
-
-        S is the inverse of the usual a_j ρ_j: with it a slice that cannot trade (1/a_j = 0) needs no exception, nothing
-        cancels, and what is kept, 1 - ρ_j, is a quotient of its own rather than a difference.
-        """
-        ease, risk = self.cheapness[:, rows], self.risk[:, rows]
-        n = self.n_steps
-        share, kept = np.empty((n, len(rows))), np.empty((n, len(rows)))
-        later = np.zeros(len(rows))
-        with np.errstate(over="ignore"):
-            for j in range(n - 1, -1, -1):
-                rest = later / (1.0 + risk[j] * later)
-                later = ease[j] + rest
-                scale = np.where(later > 0, later, 1.0)
-                np.divide(ease[j], scale, out=share[j])
-                np.divide(rest, scale, out=kept[j])
-        held = np.ones(len(rows))
-        for j in range(n):
-            np.multiply(share[j], held, out=share[j])
-            held = kept[j] * held
-        return _closed_sum(share, share, 1)
+        return slices, holdings, self.method, sweeps, self.status
 
     # -----------------------------------------------------------------------------------------------------------------
     # Everything else
@@ -754,15 +740,3 @@ def _exact_sum(parts: FloatArray) -> tuple[FloatArray, FloatArray]:
         low += (high - (total - back)) + (row - back)
         high = total
     return high, low
-
-
-def _risk(lam: FloatArray, sd: FloatArray, size: FloatArray, reference: FloatArray) -> FloatArray:
-    """λ s_j X^(1-k) / a, from mantissas and exponents apart; 0 below 1e-300, at most 1e300."""
-    lam_m, lam_e = np.frexp(lam)
-    sd_m, sd_e = np.frexp(sd)
-    size_m, size_e = np.frexp(size)
-    ref_m, ref_e = np.frexp(reference)
-    mantissa = (lam_m * size_m / ref_m) * np.square(sd_m)
-    exponent = (lam_e + size_e - ref_e) + 2 * sd_e
-    value = np.minimum(np.ldexp(mantissa, _clip(exponent, -1400, 1000)), _LARGEST_RISK)
-    return np.where(value < _SMALLEST_RISK, 0.0, value)

@@ -1,0 +1,169 @@
+"""Linear problems without caps: the backward recursion over whole batches, a cache-sized chunk at a time.
+
+With S_N = 1/a_N, S_j = 1/a_j + S_{j+1}/(1 + λ s_j S_{j+1}) backward, and n_j = x_{j-1} / (a_j S_j) forward.
+
+S is the inverse of the usual a_j ρ_j: with it a slice that cannot trade (1/a_j = 0) needs no exception, nothing
+cancels, and what is kept, 1 - ρ_j, is a quotient of its own rather than a difference.
+
+Steps are the first axis of a chunk, every buffer is used again by the next one, and E and V are added up while the
+chunk is still in the cache: what is left to pay for is little more than reading coefficients and writing the answer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tributary_opt.optimization.closed_form import FloatArray, _aligned, _clip
+from tributary_opt.optimization.problem import Problem, _cost_of_steps
+
+__all__ = ["CHUNK_ELEMENTS", "RiccatiChunk", "riccati", "scaled_risk"]
+
+BoolArray = NDArray[np.bool_]
+
+# Elements per buffer (measured: a quarter of it is 1.3x slower, short rows being all overhead; twice is no faster).
+CHUNK_ELEMENTS = 200_000
+_SMALLEST_ROOT, _LARGEST_ROOT = 1e-150, 1e150
+
+
+def scaled_risk(
+    sd: FloatArray,
+    lam: FloatArray,
+    size: FloatArray,
+    reference: FloatArray,
+    largest: FloatArray | None = None,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """λ s_j X^(1-k) / a over steps (N, B); 0 below 1e-300, at most 1e300.
+
+    As the square of sd_j times one root per problem, whose exponents are added apart: only the result may be out of
+    range. ``size`` is X^(1-k), ``largest`` the largest sd_j where it is known.
+    """
+    largest = sd.max(axis=0) if largest is None else largest
+    first, rest, root = _risk_factors(lam, size, reference, largest)
+    out = np.multiply(sd, first, out=out)
+    np.multiply(out, rest * root, out=out)
+    np.minimum(out, _LARGEST_ROOT, out=out)
+    if out.min() < _SMALLEST_ROOT:
+        out[out < _SMALLEST_ROOT] = 0.0
+    return np.multiply(out, out, out=out)
+
+
+def _risk_factors(
+    lam: FloatArray, size: FloatArray, reference: FloatArray, largest: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Powers of two that bring the largest sd below 1, in two steps, and √(λ X^(1-k) / a) less these powers."""
+    lam_m, lam_e = np.frexp(lam)
+    size_m, size_e = np.frexp(size)
+    ref_m, ref_e = np.frexp(reference)
+    sd_e = np.frexp(largest)[1]
+    exponent = lam_e + size_e - ref_e
+    odd = exponent & 1
+    root = np.sqrt(np.ldexp(lam_m * size_m / ref_m, odd))
+    root = np.ldexp(root, _clip((exponent - odd) // 2 + sd_e, -1000, 510))
+    most = _clip(-sd_e, -1000, 1000)
+    return np.ldexp(1.0, most), np.ldexp(1.0, -sd_e - most), np.minimum(root, 1e152)
+
+
+def riccati(ease: FloatArray, risk: FloatArray, size: FloatArray, slices: FloatArray, holdings: FloatArray) -> None:
+    """Fill slices (N, B) and holdings (N + 1, B) of orders `size` from 1/a_j and λ s_j; `risk` is overwritten.
+
+    The slices of a share of 1 add up to it but for rounding, which is summed exactly and spread over all in proportion.
+    """
+    n, count = ease.shape
+    later, rest, work = np.zeros(count), np.empty(count), np.empty(count)
+    dry = not ease.all()
+    each = list(zip(ease, risk, slices, strict=True))  # a row once looked up is a call saved
+    for ease_j, risk_j, share_j in reversed(each):
+        np.multiply(risk_j, later, out=work)
+        np.add(work, 1.0, out=work)
+        np.divide(later, work, out=rest)
+        np.add(ease_j, rest, out=later)
+        divisor = np.maximum(later, 5e-324) if dry else later
+        np.divide(ease_j, divisor, out=share_j)
+        np.divide(rest, divisor, out=risk_j)  # 1 - ρ_j: what is kept
+    held, left, error = np.ones(count), np.ones(count), np.zeros(count)
+    for _, kept_j, share_j in each:
+        np.multiply(share_j, held, out=share_j)
+        np.multiply(held, kept_j, out=held)
+        # What is left and its rounding error, both exact: no slice is larger than what is left (Dekker).
+        np.subtract(left, share_j, out=work)
+        np.subtract(work, left, out=left)
+        np.add(left, share_j, out=left)
+        np.subtract(error, left, out=error)
+        left, work = work, left
+    np.multiply(slices, size * (1.0 + (left + error)), out=slices)
+    holdings[n] = 0.0
+    for j in range(n - 1, 0, -1):
+        np.add(holdings[j + 1], slices[j], out=holdings[j])
+    np.minimum(holdings[1:n], size, out=holdings[1:n])
+    holdings[0] = size
+
+
+class RiccatiChunk:
+    """Buffers for chunks of up to `rows` problems of N steps."""
+
+    def __init__(self, rows: int, n_steps: int) -> None:
+        self.n_steps = n_steps
+        self._arrays = tuple(_aligned((n_steps + 1) * rows) for _ in range(6))
+
+    def solve(
+        self, problem: Problem, slices: FloatArray, holdings: FloatArray, cost: tuple[FloatArray, ...]
+    ) -> BoolArray:
+        """Schedules and cost of those problems of a chunk (one leading axis) that this recursion is for: which, (B,).
+
+        Valid, k = 1, no caps, one spread, all a_j > 0, not all a_j and s_j the same (the closed form), some risk. The
+        rows of others are left for `solver` to fill.
+        """
+        n, count = self.n_steps, len(problem.order_size)
+        impact, sd, risk, ease, traded = (a[: n * count].reshape(n, count) for a in self._arrays[1:])
+        held = self._arrays[0][: (n + 1) * count].reshape(n + 1, count)
+        mine: BoolArray = problem.valid_otherwise & (problem.exponent == 1.0) & (n > 1)
+        if problem.cap.min() != np.inf:
+            mine &= (problem.cap == np.inf).all(axis=1)
+        if problem.spread.strides[-1] != 0:
+            mine &= (problem.spread == problem.spread[:, :1]).all(axis=1)
+        if not mine.any():
+            return mine
+        np.copyto(impact, problem.impact.T)
+        np.copyto(sd, problem.slice_sd.T)
+        lowest, highest = impact.min(axis=0), impact.max(axis=0)
+        calmest, wildest = sd.min(axis=0), sd.max(axis=0)
+        mine &= (lowest > 0) & (highest < np.inf) & (calmest >= 0) & (wildest < np.inf)
+        mine &= ~((lowest == highest) & (calmest == wildest))
+        if not mine.all():
+            return self._some(mine, problem, slices, holdings, cost)
+        lam, size = problem.risk_aversion, problem.order_size
+        scaled_risk(sd, lam, np.ones(count), lowest, wildest, out=risk)
+        mine = np.asarray(risk[: n - 1].max(axis=0) > 0)
+        if not mine.all():
+            return self._some(mine, problem, slices, holdings, cost)
+        np.divide(lowest, impact, out=ease)
+        # In units of a power of two, so that squares stay in range whatever the order's size.
+        exponent = np.frexp(size)[1] - 1
+        unit = np.ldexp(1.0, exponent)
+        riccati(ease, risk, np.ldexp(size, -exponent), traded, held)
+        np.multiply(traded, unit, out=ease)
+        np.copyto(slices, ease.T)
+        spread = problem.spread[:, 0]
+        found = _cost_of_steps(
+            traded, held[1:], held[0], unit, impact, spread, sd, None, problem.gamma, lam, problem.permanent, ease
+        )
+        np.multiply(held, unit, out=held)
+        np.copyto(holdings, held.T)
+        for whole, part in zip(cost, found, strict=True):
+            whole[:] = part
+        return mine
+
+    def _some(
+        self, which: BoolArray, problem: Problem, slices: FloatArray, holdings: FloatArray, cost: tuple[FloatArray, ...]
+    ) -> BoolArray:
+        """`solve` for some of the problems of a chunk."""
+        rows = np.flatnonzero(which)
+        if len(rows):
+            whole = (slices, holdings, *cost)
+            part = [np.empty((len(rows), *array.shape[1:])) for array in whole]
+            which[rows] = self.solve(problem.take(rows), part[0], part[1], tuple(part[2:]))
+            for array, found in zip(whole, part, strict=True):
+                array[rows] = found
+        return which
