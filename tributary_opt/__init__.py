@@ -7,6 +7,12 @@ The rest of the package is imported by its rooms: ``tributary_opt.market_data``,
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from tributary_opt.calibration.impact import (
+    CalibrationResult,
+    ImpactEstimate,
+    calibrate_impact_parameters,
+    estimate_market_impact,
+)
 from tributary_opt.optimization import (
     AlmgrenChrissCappedStrategy,
     AlmgrenChrissParams,
@@ -45,8 +51,10 @@ __all__ = [
     "AlmgrenChrissParams",
     "AlmgrenChrissStrategy",
     "AlmgrenChrissVolumeTimeStrategy",
+    "CalibrationResult",
     "ExecutionStrategy",
     "ExecutionTrajectory",
+    "ImpactEstimate",
     "InfeasibleSchedule",
     "MarketOrderStrategy",
     "POVStrategy",
@@ -56,6 +64,8 @@ __all__ = [
     "VWAPTrackingStrategy",
     "__version__",
     "calibrate_ac_params",
+    "calibrate_impact_parameters",
+    "estimate_market_impact",
     "generate_ac_trajectory",
     "generate_ac_volume_time_trajectory",
     "generate_market_order_trajectory",

@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tributary_opt import schema
-from tributary_opt.calibration.least_squares import Floats, Lines, lines, sums
+from tributary_opt.calibration.least_squares import MIN_DAY_CLUSTERS, Floats, Lines, lines, sums
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MIN_DAY_CLUSTERS = 8
-"""Days from which errors are clustered by day; below, by 2-hour blocks. [-]"""
 
 NO_FLOW, ONE_SIDED = "no_signed_flow", "one_sided_flow"
 AT_BOUND, NO_RESPONSE = "exponent_at_bound", "no_response"

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+MIN_DAY_CLUSTERS = 8
+"""Days from which errors are clustered by day; fewer clusters say too little about themselves. [-]"""
+
 _X_POWERS = np.array((0, 1, 0, 2, 1, 0, 3, 2, 1, 4, 3, 2))
 _Y_POWERS = np.array((0, 0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2))
 _N, _X, _Y, _XX, _XY, _YY, _XXX, _XXY, _XYY, _XXXX, _XXXY, _XXYY = range(12)
