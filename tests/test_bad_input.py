@@ -217,7 +217,7 @@ def load_everything(db: QuestDB, *, varchar: bool) -> None:
 def test_night_is_published_whatever_its_markets_hold(outcome: Outcome) -> None:
     assert outcome.report.outcome is not None
     assert outcome.report.outcome.current
-    assert len(outcome.report.trajectories) == 3 * (outcome.report.parameters["status"] == "ok").sum()
+    assert len(outcome.report.trajectories) == 5 * (outcome.report.parameters["status"] == "ok").sum()
     numbers = outcome.report.parameters.select_dtypes("number").to_numpy(dtype=float)
     assert not np.isinf(numbers).any()
 
@@ -312,7 +312,7 @@ def test_any_text_is_a_market_id_from_ticks_to_published_rows(outcome: Outcome, 
     assert outcome.row(market)["status"] == "ok"
     assert (outcome.stored["market_id"] == market).sum() == 1
     assert (outcome.published["market_id"] == market).sum() == 1
-    assert outcome.by_bound_id[market] == outcome.by_bound_id["SOUND"] == 3
+    assert outcome.by_bound_id[market] == outcome.by_bound_id["SOUND"] == 5
 
 
 # --- tables -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import date
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,23 @@ from tick_tables import assert_same_rows
 
 from tributary_opt import schema
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
-from tributary_opt.optimization.strategies import generate_market_order_trajectory, generate_twap_trajectory
+from tributary_opt.optimization.strategies import (
+    generate_ac_volume_time_trajectory,
+    generate_market_order_trajectory,
+    generate_twap_trajectory,
+    generate_vwap_trajectory,
+)
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, implied_average_price
 from tributary_opt.precompute import precompute
 from tributary_opt.settings import Grid, RiskLevel
 
 AS_OF = date(2024, 3, 5)
 KEYS = ["market_id", "token_id", "strategy", "size_ix", "risk_ix", "horizon_ix"]
+BY_LEVEL, BASELINES = ("almgren_chriss", "almgren_chriss_volume_time"), ("market_order", "twap", "vwap")
+UNUSED = {"alpha", "max_participation", "max_slice"}  # of the linear law without caps
 MISSING = {  # what has no number, by strategy
-    "almgren_chriss": {"decay_time"},
-    "twap": {"decay_time"},
-    "market_order": {"risk_aversion", "urgency", "kappa", "decay_time"},
+    **dict.fromkeys((*BY_LEVEL, "twap", "vwap"), {"decay_time"} | UNUSED),
+    "market_order": {"risk_aversion", "urgency", "kappa", "decay_time"} | UNUSED,
 }
 MIXED = Grid(
     order_sizes_pct_adv=(0.5, 2.0, 10.0),
@@ -56,6 +63,8 @@ def market(name: str = "M", **changes: Any) -> dict[str, Any]:
         "epsilon": spread / 2,
         "contract_multiplier": 1.0,
         "resolution_time": None,
+        "volume_profile": None,
+        "variance_profile": None,
     }
     return {**row, **changes}
 
@@ -64,6 +73,12 @@ def parameters(*rows: dict[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows))
     frame["resolution_time"] = pd.to_datetime(frame["resolution_time"], utc=True).astype("datetime64[us, UTC]")
     return frame
+
+
+def hours(rng: np.random.Generator) -> np.ndarray:
+    """A profile by hour of the day, some hours without anything."""
+    shares = rng.exponential(size=24) * (rng.random(24) > 0.2)
+    return np.asarray(shares / shares.sum())
 
 
 def many(n: int = 40, seed: int = 1) -> pd.DataFrame:
@@ -79,6 +94,8 @@ def many(n: int = 40, seed: int = 1) -> pd.DataFrame:
                 contract_multiplier=float(rng.choice([1.0, 0.1, 50.0])),
                 calendar=str(rng.choice(["24/7", "XNYS"])),
                 status="refused" if i % 7 == 0 else "ok",
+                volume_profile=None if i % 3 == 0 else hours(rng),
+                variance_profile=None if i % 5 == 0 else hours(rng),
             )
             for i in rng.permutation(n)
         )
@@ -97,17 +114,17 @@ def test_every_usable_market_has_every_point_of_the_grid_once() -> None:
     p = many()
     out = precompute(p, MIXED, AS_OF)
     usable = p[p["status"] == "ok"]
-    per_market = (5 + 1 + 1) * 3 * 2
+    per_market = (5 + 5 + 1 + 1 + 1) * 3 * 2
     assert len(out) == len(usable) * per_market
     assert not out.duplicated(KEYS).any()
     assert list(out.columns) == [n for n in schema.TRAJECTORIES.names if n not in ("as_of", "run_id")]
     assert set(out["market_id"]) == set(usable["market_id"])
-    order = ["market_id", "token_id", "strategy", "risk_ix", "size_ix", "horizon_ix"]
+    order = ["market_id", "token_id", "strategy", "size_ix", "risk_ix", "horizon_ix"]
     assert out[order].equals(out[order].sort_values(order, kind="stable", ignore_index=True))
     points = set(map(tuple, out[["strategy", "risk_ix", "size_ix", "horizon_ix"]].drop_duplicates().to_numpy()))
     assert points == {
-        *(("almgren_chriss", r, s, h) for r in range(5) for s in range(3) for h in range(2)),
-        *((name, -1, s, h) for name in ("twap", "market_order") for s in range(3) for h in range(2)),
+        *((name, r, s, h) for name in BY_LEVEL for r in range(5) for s in range(3) for h in range(2)),
+        *((name, -1, s, h) for name in BASELINES for s in range(3) for h in range(2)),
     }
 
 
@@ -122,7 +139,7 @@ def test_row_says_what_its_indices_stand_for() -> None:
         assert (np.diff(row["remaining"]) <= 0).all()
         assert row["calendar"] == p.loc[row["market_id"], "calendar"]
         assert (row["permanent"], row["impact_law"]) == ("paper", "linear")
-        if row["strategy"] == "almgren_chriss":
+        if row["strategy"] in BY_LEVEL:
             level = MIXED.risk_levels[row["risk_ix"]]
             assert row["risk_aversion" if level.kind == "lambda" else "urgency"] == level.value
 
@@ -136,7 +153,7 @@ def test_no_number_is_missing_where_the_status_is_ok() -> None:
         missing = {n for n in numbers if of[n].isna().any()}
         assert missing <= MISSING[strategy]
         assert not np.isinf(of[numbers].to_numpy(dtype=float)).any()
-    patient = fine["decay_time"].isna() & (fine["strategy"] == "almgren_chriss")
+    patient = fine["decay_time"].isna() & fine["strategy"].isin(BY_LEVEL)
     assert (fine.loc[patient, "kappa"] == 0).all()
 
 
@@ -160,20 +177,52 @@ def test_market_alone_in_any_order_and_in_any_chunk_has_the_same_rows_to_the_las
 # --- the numbers --------------------------------------------------------------------------------------------
 
 
+def weights(profile: Any, calendar: str, horizon: float, n: int) -> np.ndarray:
+    """Shares of a horizon's slices of the day after `AS_OF`, a Wednesday in winter; flat without a profile."""
+    return np.full(n, 1.0 / n) if profile is None else _added_up(tuple(profile), calendar, horizon, n)
+
+
+@cache
+def _added_up(profile: tuple[float, ...], calendar: str, horizon: float, n: int) -> np.ndarray:
+    """By quarters of a second."""
+    opens, closes = (0, 24 * 3600) if calendar == "24/7" else (34_200, 57_600)  # 09:30 to 16:00 in New York
+    hour = (np.arange(opens, closes, 0.25) // 3600).astype(int)
+    share = np.array(profile)[hour] / np.bincount(hour, minlength=24)[hour]
+    length = round(horizon * len(share)) // n
+    assert length * n == round(horizon * len(share))
+    slices = share[: length * n].reshape(n, length).sum(axis=1)
+    return np.asarray(slices / slices.sum())
+
+
 def single(row: dict[str, Any], p: dict[str, Any], grid: Grid) -> ExecutionTrajectory:
     params, size, n = params_of(p, row["horizon"] / row["n_steps"]), row["order_size"], row["n_steps"]
     if row["strategy"] == "twap":
-        return generate_twap_trajectory(size, n, params, permanent=grid.permanent)
+        return generate_twap_trajectory(size, n, params, permanent=grid.convention)
     if row["strategy"] == "market_order":
-        return generate_market_order_trajectory(size, params, n, permanent=grid.permanent)
+        return generate_market_order_trajectory(size, params, n, permanent=grid.convention)
+    if row["strategy"] == "vwap":
+        w = (
+            np.ones(n)
+            if p["volume_profile"] is None
+            else weights(p["volume_profile"], p["calendar"], row["horizon"], n)
+        )
+        return generate_vwap_trajectory(size, w, params, permanent=grid.convention)
     lam = row["risk_aversion"] * p["contract_multiplier"]
-    return generate_ac_trajectory(size, n, params, lam, permanent=grid.permanent)
+    if row["strategy"] == "almgren_chriss_volume_time":
+        w = (
+            np.ones(n)
+            if p["volume_profile"] is None
+            else weights(p["volume_profile"], p["calendar"], row["horizon"], n)
+        )
+        return generate_ac_volume_time_trajectory(size, w, params, lam, permanent=grid.convention)
+    return generate_ac_trajectory(size, n, params, lam, permanent=grid.convention)
 
 
 @pytest.mark.parametrize("permanent", ["paper", "midprice"])
 def test_rows_are_those_of_the_single_order_api(permanent: str) -> None:
-    """Holdings bit for bit where λ was given (an urgency's λ is rounded); E, V and bps to 4 units of rounding."""
+    """By the clock bit for bit where λ was given (an urgency's λ is rounded); E, V and bps to units of rounding."""
     p = many(15, seed=4)
+    p["variance_profile"] = None  # the single-order API reckons risk by the clock
     grid = MIXED.model_copy(update={"permanent": permanent})
     by_id = {r["market_id"]: r for r in p.to_dict("records")}
     exact = 0
@@ -181,13 +230,17 @@ def test_rows_are_those_of_the_single_order_api(permanent: str) -> None:
         of = by_id[row["market_id"]]
         alone = single(row, of, grid)
         m = of["contract_multiplier"]
-        given = row["strategy"] != "almgren_chriss" or grid.risk_levels[row["risk_ix"]].kind == "lambda"
-        if given:
+        of_level = row["strategy"] in BY_LEVEL
+        with_hours = row["strategy"] in ("vwap", "almgren_chriss_volume_time")
+        assert row["cost_profile"] == ("volume" if with_hours and of["volume_profile"] is not None else "clock")
+        given = not of_level or grid.risk_levels[row["risk_ix"]].kind == "lambda"
+        if given and not with_hours:
             np.testing.assert_array_equal(row["remaining"], alone.holdings)
             exact += 1
         else:
-            np.testing.assert_allclose(row["remaining"], alone.holdings, rtol=1e-11)
-        rtol = 1e-15 if given else 1e-12
+            scale = alone.holdings[0] * 1e-13  # the oracle adds up 90,000 bits of a second
+            np.testing.assert_allclose(row["remaining"], alone.holdings, rtol=1e-10, atol=scale)
+        rtol = 2e-15 if given and not with_hours else 1e-12
         for name, expected in {
             "expected_cost": alone.params["expected_cost"] * m,
             "cost_variance": alone.params["cost_variance"] * m**2,
@@ -200,9 +253,9 @@ def test_rows_are_those_of_the_single_order_api(permanent: str) -> None:
         for side, name in (("buy", "buy_price"), ("sell", "sell_price")):
             implied = implied_average_price(of["price"], alone.params["expected_cost"], row["order_size"], side)
             assert row[name] == pytest.approx(float(implied), abs=4 * rtol * (of["price"] + abs(implied)))
-        if row["strategy"] == "almgren_chriss":
-            assert row["kappa"] == pytest.approx(alone.params["kappa"], rel=1e-14, abs=0)
-            assert row["urgency"] == pytest.approx(alone.params["urgency"], rel=1e-14, abs=0)
+        if of_level:
+            assert row["kappa"] == pytest.approx(alone.params["kappa"], rel=1e-13, abs=0)
+            assert row["urgency"] == pytest.approx(alone.params["urgency"], rel=1e-13, abs=0)
             assert np.isnan(row["decay_time"]) == (row["kappa"] == 0)
     assert exact > 200
 
@@ -217,7 +270,7 @@ def test_market_order_costs_one_slice_and_has_no_risk() -> None:
         cost = p["epsilon"] * x + p["eta"] * x**2 / tau + (p["gamma"] * x**2 / 2 if permanent == "midprice" else 0.0)
         assert row["expected_cost"] == pytest.approx(10 * cost, rel=1e-15)
         assert row["cost_variance"] == 0
-        assert row["remaining"].tolist() == [x, *[0.0] * 10]
+        assert list(row["remaining"]) == [x, *[0.0] * 10]
         assert row["half_life"] == pytest.approx(tau / 2, rel=1e-15)
         assert row["risk_ix"] == -1
 
@@ -249,7 +302,10 @@ def test_twap_costs_least_and_risks_most_and_urgency_trades_one_for_the_other() 
         assert (np.diff(rows["cost_variance"]) <= 0).all()
     at_zero = ac[ac["risk_ix"] == 0].reset_index(drop=True)
     twap = out[out["strategy"] == "twap"].reset_index(drop=True)
-    assert_same_rows(at_zero.drop(columns=["strategy", "risk_ix"]), twap.drop(columns=["strategy", "risk_ix"]))
+    rounded = ["expected_cost", "cost_variance", "expected_cost_bps", "cost_sd_bps", "buy_price", "sell_price"]
+    assert_same_rows(at_zero, twap, but=["strategy", "risk_ix", *rounded])
+    for name in rounded:
+        np.testing.assert_allclose(at_zero[name], twap[name], rtol=1e-15)
 
 
 # --- the statuses -------------------------------------------------------------------------------------------
@@ -303,22 +359,48 @@ def test_range_is_flagged_and_the_row_stays_whole() -> None:
     assert (out["sell_price"] < 0).all()
 
 
-def test_schedule_that_would_run_past_resolution_is_infeasible() -> None:
-    """After Tuesday 5 March a day around the clock ends with the 6th; of New York, at 21:00 UTC."""
-    grid = Grid(horizons=(1.0, 0.5), n_steps=2)
+# --- the end of a market ------------------------------------------------------------------------------------
 
-    def by_horizon(resolution: str | None, calendar: str = "24/7") -> list[set[str]]:
-        row = market(resolution_time=resolution, calendar=calendar)
-        return [statuses(row, grid, horizon_ix=h) for h in (0, 1)]
 
-    assert by_horizon(None) == [{"ok"}, {"ok"}]
-    assert by_horizon("2024-03-07T00:00Z") == [{"ok"}, {"ok"}]
-    assert by_horizon("2024-03-06T23:59:59.999999Z") == [{"infeasible"}, {"ok"}]
-    assert by_horizon("2024-03-06T11:00Z") == [{"infeasible"}, {"infeasible"}]
-    assert by_horizon("2024-03-06T21:00Z", "XNYS") == [{"ok"}, {"ok"}]
-    assert by_horizon("2024-03-06T20:00Z", "XNYS") == [{"infeasible"}, {"ok"}]
-    late = market(resolution_time="2024-03-06T00:00Z", epsilon=60.0)
-    assert statuses(late, grid) == {"infeasible"}  # goes before price_out_of_range
+def by_horizon(resolution: str | None, calendar: str = "24/7", buffer: float = 60.0) -> list[tuple[float, str]]:
+    """Horizon and status of each of two horizons, 1 and 0.5 trading days, that begin after Tuesday 5 March."""
+    grid = Grid(horizons=(1.0, 0.5), n_steps=2, resolution_buffer_minutes=buffer)
+    out = precompute(parameters(market(resolution_time=resolution, calendar=calendar)), grid, AS_OF)
+    for name, values in (("horizon", 1), ("status", 1)):
+        assert (out.groupby("horizon_ix")[name].nunique() == values).all()
+    assert (out["horizon_asked"] == np.array([1.0, 0.5])[out["horizon_ix"]]).all()
+    rows = out.drop_duplicates("horizon_ix").sort_values("horizon_ix")
+    return [*rows[["horizon", "status"]].itertuples(index=False, name=None)]
+
+
+def test_horizon_ends_the_buffer_before_a_resolution_and_the_row_says_so() -> None:
+    """Around the clock the day begins with the 6th; in New York at 14:30 UTC and lasts six hours and a half."""
+    whole = [(1.0, "ok"), (0.5, "ok")]
+    assert by_horizon(None) == whole
+    assert by_horizon("2024-03-07T01:00Z") == whole
+    assert by_horizon("2024-03-06T19:00Z") == [(0.75, "ok"), (0.5, "ok")]
+    assert by_horizon("2024-03-06T19:00Z", buffer=7 * 60) == [(0.5, "ok"), (0.5, "ok")]
+    assert by_horizon("2024-03-06T07:00Z") == [(0.25, "ok"), (0.25, "ok")]
+    assert by_horizon("2024-03-06T22:00Z", "XNYS") == whole
+    assert by_horizon("2024-03-06T19:45Z", "XNYS", buffer=0.0) == [(5.25 / 6.5, "ok"), (0.5, "ok")]
+    assert by_horizon("2024-03-06T01:00Z") == [(0.0, "infeasible"), (0.0, "infeasible")]
+    assert by_horizon("2024-03-06T15:30Z", "XNYS") == [(0.0, "infeasible"), (0.0, "infeasible")]
+
+
+def test_where_nothing_is_left_of_the_horizon_the_rows_stay_without_a_number() -> None:
+    out = precompute(parameters(market(resolution_time="2024-03-06T00:30Z", epsilon=60.0)), Grid(), AS_OF)
+    assert len(out) == 13 * 6
+    assert set(out["status"]) == {"infeasible"}  # goes before price_out_of_range
+    assert out[["remaining", "expected_cost", "risk_aversion", "buy_price", "half_life"]].isna().all(axis=None)
+    assert (out["order_size"] > 0).all()
+
+
+def test_shortened_schedule_is_that_of_the_shorter_horizon() -> None:
+    """A market cut to a quarter of a day among others, and one asked for a quarter: the same, to the last bit."""
+    row = market(volume_profile=np.arange(24.0) / 276, variance_profile=np.ones(24) / 24)
+    cut = precompute(parameters({**row, "resolution_time": "2024-03-06T07:00Z"}, market("N")), Grid(), AS_OF)
+    short = precompute(parameters(row), Grid(horizons=(0.25,)), AS_OF)
+    assert_same_rows(cut[cut["market_id"] == "M"].reset_index(drop=True), short, but=["horizon_asked"])
 
 
 def test_urgency_that_no_risk_aversion_gives_is_infeasible_with_a_whole_schedule() -> None:
@@ -348,3 +430,145 @@ def test_extreme_settings_and_markets_raise_no_warning_and_say_what_they_are() -
     fine = out[out["status"] == "ok"]
     for strategy, of in fine.groupby("strategy"):
         assert {n for n in numbers if of[n].isna().any()} <= MISSING[strategy]
+
+
+# --- the hours of the day -----------------------------------------------------------------------------------
+
+
+def test_no_schedule_costs_less_than_the_optimum_of_its_own_problem() -> None:
+    """By the clock TWAP and the market order against Almgren-Chriss, with the hours VWAP against volume time."""
+    p = many()
+    for law in ("linear", "power"):
+        out = precompute(p, Grid(n_steps=12, impact_law=law), AS_OF)
+        assert set(out["status"]) <= {"ok", "price_out_of_range"}
+        key = ["market_id", "size_ix"]
+        for best, others in (("almgren_chriss", ("twap", "market_order")), ("almgren_chriss_volume_time", ("vwap",))):
+            optimum = out[out["strategy"] == best]
+            for other in others:
+                pairs = optimum.merge(out[out["strategy"] == other], on=key, suffixes=("", "_other"))
+                assert (pairs["cost_profile"] == pairs["cost_profile_other"]).sum() >= len(pairs) * (other != "vwap")
+                assert len(pairs) == len(optimum)
+                lam = pairs["risk_aversion"]
+                objective = pairs["expected_cost"] + lam * pairs["cost_variance"]
+                than = pairs["expected_cost_other"] + lam * pairs["cost_variance_other"]
+                assert (objective <= than * (1 + 1e-12)).all(), (law, best, other)
+                assert (objective < than * (1 - 1e-3)).any()
+
+
+def test_published_rows_cost_what_any_schedule_costs_on_their_problem() -> None:
+    """E and V of each row from its `remaining`, by the sums of the model and not by the package's function."""
+    p = many(12, seed=9)
+    by_id = {r["market_id"]: r for r in p.to_dict("records")}
+    for row in precompute(p, Grid(n_steps=24, order_sizes_pct_adv=(1.0,)), AS_OF).to_dict("records"):
+        of, n = by_id[row["market_id"]], row["n_steps"]
+        held = np.asarray(row["remaining"])
+        traded, tau = -np.diff(held), row["horizon"] / n
+        known = row["cost_profile"] == "volume"
+        w, u = (
+            weights(of[name] if known else None, of["calendar"], row["horizon"], n)
+            for name in ("volume_profile", "variance_profile")
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            temporary = np.where(w > 0, row["eta_tilde"] / tau / (n * w) * traded**2, 0.0).sum()
+        assert traded[w == 0].sum() <= 1e-15 * held[0]  # a difference of what is held
+        cost = of["gamma"] * held[0] ** 2 / 2 + of["epsilon"] * held[0] + temporary
+        variance = of["sigma"] ** 2 * tau * (n * u * held[1:] ** 2).sum()
+        m = of["contract_multiplier"]
+        assert row["expected_cost"] == pytest.approx(cost * m, rel=1e-10)
+        assert row["cost_variance"] == pytest.approx(variance * m**2, rel=1e-10)
+
+
+def test_without_known_hours_volume_time_is_almgren_chriss_and_vwap_is_twap() -> None:
+    out = precompute(parameters(market()), Grid(), AS_OF)
+    assert set(out["cost_profile"]) == {"clock"}
+    for one, other in (("almgren_chriss_volume_time", "almgren_chriss"), ("vwap", "twap")):
+        a, b = (out[out["strategy"] == name] for name in (one, other))
+        np.testing.assert_allclose(np.stack(a["remaining"]), np.stack(b["remaining"]), rtol=1e-12)
+        np.testing.assert_allclose(a["expected_cost"], b["expected_cost"], rtol=1e-13)
+        np.testing.assert_allclose(a["cost_variance"], b["cost_variance"], rtol=1e-12)
+
+
+# --- law and caps -------------------------------------------------------------------------------------------
+
+
+def test_convention_is_the_laws_own_unless_it_is_chosen() -> None:
+    for law, permanent, expected in (
+        ("linear", "by_law", "paper"),
+        ("power", "by_law", "midprice"),
+        ("linear", "midprice", "midprice"),
+        ("power", "paper", "paper"),
+    ):
+        out = precompute(parameters(market()), Grid(impact_law=law, permanent=permanent, n_steps=3), AS_OF)
+        assert set(out["permanent"]) == {expected}
+        assert set(out["impact_law"]) == {law}
+
+
+def test_power_law_rows_are_those_of_the_single_order_api() -> None:
+    """With the exponent of the settings, or of the parameters where they hold one; it meets the linear law at 1 %."""
+    p = parameters(market("a"), market("b", sigma=3.0))
+    p["alpha"] = [np.nan, 0.7]
+    out = precompute(p, Grid(impact_law="power", alpha=0.6, n_steps=12, order_sizes_pct_adv=(2.0,)), AS_OF)
+    for row in out[out["strategy"] == "almgren_chriss"].to_dict("records"):
+        of = p.set_index("market_id").loc[row["market_id"]]
+        alpha = {"a": 0.6, "b": 0.7}[row["market_id"]]
+        assert row["alpha"] == alpha
+        assert np.isnan(row["eta_tilde"])
+        params = AlmgrenChrissParams(
+            **{n: of[n] for n in ("eta", "gamma", "sigma", "epsilon", "price")}, alpha=alpha, tau=1 / 12,
+            reference_rate=0.01 * of["adv"],
+        )  # fmt: skip
+        t = generate_ac_trajectory(2000.0, 12, params, row["risk_aversion"], impact_law="power")
+        np.testing.assert_allclose(row["remaining"], t.holdings, rtol=1e-11)
+        assert row["expected_cost"] == pytest.approx(t.params["expected_cost"], rel=1e-12)
+
+
+def test_power_law_beyond_its_convexity_is_infeasible_and_the_baselines_stay() -> None:
+    steep = market(gamma=1.0)
+    out = precompute(parameters(steep), Grid(impact_law="power", permanent="paper", n_steps=4), AS_OF)
+    optimal = out["strategy"].isin(BY_LEVEL)
+    assert set(out.loc[optimal, "status"]) == {"infeasible"}
+    assert out.loc[optimal, "remaining"].isna().all()
+    assert out.loc[~optimal, "expected_cost"].notna().all()
+
+
+def test_capped_schedule_keeps_its_share_of_the_volume_expected_in_each_slice() -> None:
+    p = many()
+    grid = Grid(n_steps=24, order_sizes_pct_adv=(1.0, 9.0, 11.0), max_participation=0.10)
+    out, free = precompute(p, grid, AS_OF), precompute(p, grid.model_copy(update={"max_participation": None}), AS_OF)
+    assert set(out["strategy"]) == {"almgren_chriss_capped", "market_order", "twap", "vwap"}
+    by_id = {r["market_id"]: r for r in p.to_dict("records")}
+    capped = out[out["strategy"] == "almgren_chriss_capped"]
+    bound = 0
+    for row in capped.to_dict("records"):
+        of = by_id[row["market_id"]]
+        assert row["max_participation"] == 0.10
+        if row["size_ix"] == 2:  # 11 % of a day's volume at 10 % of it
+            assert row["status"] == "infeasible"
+            assert pd.isna(row["expected_cost"])
+            assert row["remaining"] is None
+            continue
+        assert row["status"] in ("ok", "price_out_of_range")
+        w = weights(of["volume_profile"], of["calendar"], 1.0, 24)
+        most, traded = 0.10 * of["adv"] * w, -np.diff(row["remaining"])
+        assert (traded <= most * (1 + 1e-9) + 1e-13 * row["order_size"]).all()
+        bound += bool((traded > most * (1 - 1e-9))[w > 0].any())
+    assert bound > 100
+    best = free[free["strategy"] == "almgren_chriss_volume_time"]
+    pairs = capped.merge(best, on=["market_id", "size_ix", "risk_ix"], suffixes=("", "_free")).dropna(
+        subset=["expected_cost"]
+    )
+    lam = pairs["risk_aversion"]
+    cost, least = (pairs[f"expected_cost{s}"] + lam * pairs[f"cost_variance{s}"] for s in ("", "_free"))
+    assert (cost >= least * (1 - 1e-12)).all()
+    assert out.loc[out["strategy"].isin(BASELINES), "max_participation"].isna().all()
+
+
+def test_largest_slice_is_a_share_of_the_order() -> None:
+    out = precompute(parameters(market()), Grid(n_steps=12, max_slice=0.2), AS_OF)
+    capped = out[out["strategy"] == "almgren_chriss_capped"]
+    largest = np.array([(-np.diff(r)).max() / r[0] for r in capped["remaining"]])
+    assert largest.max() == pytest.approx(0.2, rel=1e-15)
+    assert set(capped["max_slice"]) == {0.2}
+    assert set(capped["status"]) == {"ok"}
+    out = precompute(parameters(market()), Grid(n_steps=4, max_slice=0.2), AS_OF)
+    assert set(out.loc[out["strategy"] == "almgren_chriss_capped", "status"]) == {"infeasible"}

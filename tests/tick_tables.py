@@ -178,6 +178,9 @@ def assert_same_rows(left: pd.DataFrame, right: pd.DataFrame, *, but: Sequence[s
     for name in left.columns:
         if name in but:
             continue
+        if isinstance(left[name].dtype, pd.ArrowDtype):
+            assert left[name].array.__arrow_array__().equals(right[name].array.__arrow_array__()), name
+            continue
         a, b = left[name].to_list(), right[name].to_list()
         for row, (x, y) in enumerate(zip(a, b, strict=True)):
             if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):

@@ -1,24 +1,47 @@
 """Schedules for every market: parameters × order sizes × risk levels × horizons, with cost and risk.
 
-Beside Almgren-Chriss stand two baselines under the same cost law: TWAP, and a market order (one slice of the same
-length).
+Two Almgren-Chriss strategies, by the clock and in volume time, and their λ = 0, TWAP and VWAP; a market order beside
+them. With a cap, one strategy that keeps it stands in the place of the first two. All are costed by one function under
+one convention of the permanent impact: TWAP, market order and Almgren-Chriss by the clock (the same impact and risk in
+every slice), VWAP and volume time with the market's hours of the day, in which impact falls with a slice's share of the
+volume and risk follows its share of the variance. What stands on the same cost profile compares.
+
+A schedule begins with the first trading day after `as_of`, and ends before the market's resolution.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import trading_calendar
-from tributary_opt.optimization.closed_form import SolveStatus, effective_eta, half_life, solve_linear_grid
+from tributary_opt.market_data.profile import slice_weights
+from tributary_opt.optimization.closed_form import SolveStatus, effective_eta, solve_linear_grid
+from tributary_opt.optimization.night import fixed_grid, solve_grid
+from tributary_opt.optimization.problem import Problem, market_problem
 from tributary_opt.settings import Grid
 
-ALMGREN_CHRISS, TWAP, MARKET_ORDER = "almgren_chriss", "twap", "market_order"
+ALMGREN_CHRISS, VOLUME_TIME, CAPPED = "almgren_chriss", "almgren_chriss_volume_time", "almgren_chriss_capped"
+MARKET_ORDER, TWAP, VWAP = "market_order", "twap", "vwap"
 NO_RISK_LEVEL = -1
+
+_Arrays = dict[str, np.ndarray]
+
+# Problems solved at once: what the solvers like (`optimization.solver`), and few enough to bound memory.
+_PROBLEMS = 8_192
+_REFUSED = (
+    SolveStatus.BAD_INPUT,
+    SolveStatus.INFEASIBLE,
+    SolveStatus.BEYOND_CONVEXITY,
+    # An urgency that no λ in the double range gives has none to store.
+    SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
+)
 
 
 def precompute(parameters: pd.DataFrame, grid: Grid, as_of: date) -> pd.DataFrame:
@@ -30,187 +53,213 @@ def precompute(parameters: pd.DataFrame, grid: Grid, as_of: date) -> pd.DataFram
         Rows of `ac_parameters`; refused ones get no schedules.
     grid : Grid
     as_of : date
-        A schedule is meant to begin with the market's first session after it: one that would run past the market's
-        resolution is `infeasible`.
+        A schedule begins with the market's first session after it.
 
     Returns
     -------
     DataFrame
-        The columns of `ac_trajectories` less as_of and run_id, sorted by market, token, strategy, risk_ix, size_ix and
-        horizon_ix. A market's rows do not depend on the other markets, to the last bit.
+        The columns of `ac_trajectories` less as_of and run_id, sorted by its keys; `remaining` is one Arrow array. A
+        market's rows do not depend on the other markets, to the last bit.
     """
     usable = parameters[parameters["status"] == "ok"].sort_values(["market_id", "token_id"], kind="stable")
     usable = usable.reset_index(drop=True)
-    blocks = [_horizon(usable, grid, i, as_of) for i in range(len(grid.horizons))]
-    return _interleave(usable, blocks, grid)
+    frame = _Frame(len(usable), grid)
+    step = max(1, _PROBLEMS // (len(grid.risk_levels) * len(grid.order_sizes_pct_adv)))
+    for start in range(0, len(usable), step):
+        markets = usable.iloc[start : start + step].reset_index(drop=True)
+        for horizon_ix in range(len(grid.horizons)):
+            solved = _Horizon(markets, grid, grid.horizons[horizon_ix], as_of).strategies()
+            frame.fill(slice(start, start + len(markets)), horizon_ix, solved)
+    return frame.as_frame(usable)
 
 
-class _Block:
-    """One strategy over one horizon: arrays of shape (markets, risk levels, sizes)."""
+class _Horizon:
+    """Some markets over one horizon; arrays are (markets, risk levels, sizes, …)."""
 
-    def __init__(self, strategy: str, horizon_ix: int, risk_ix: np.ndarray, columns: dict[str, np.ndarray]):
-        self.strategy, self.horizon_ix, self.risk_ix, self.columns = strategy, horizon_ix, risk_ix, columns
+    def __init__(self, p: pd.DataFrame, grid: Grid, asked: float, as_of: date):
+        self.p, self.grid, self.asked = p, grid, asked
+        horizon = _until_resolution(p, asked, as_of, grid.resolution_buffer_minutes)
+        self.over = ~(horizon > 0)  # solved like the others, and then refused
+        self.horizon = np.where(self.over, asked, horizon)
+        self.tau = self.horizon / grid.n_steps
+        self.sizes = _column(p, "adv")[:, np.newaxis] * (np.array(grid.order_sizes_pct_adv) / 100.0)
+        self.market: dict[str, Any] = {name: _column(p, name) for name in ("eta", "gamma", "sigma", "epsilon")}
+        self.law: dict[str, Any] = {"permanent": grid.convention, "n_steps": grid.n_steps}
+        self.alpha = np.full(len(p), np.nan)
+        if grid.impact_law == "power":
+            rate, alpha = _column(p, "reference_rate"), _column(p, "alpha")
+            self.alpha = np.where(np.isfinite(alpha), alpha, grid.alpha)
+            self.market["alpha"] = self.alpha
+            self.market["reference_rate"] = np.where(np.isfinite(rate), rate, 0.01 * _column(p, "adv"))
+            self.law["impact_law"] = "power"
+        flat = np.full((len(p), grid.n_steps), 1.0 / grid.n_steps)
+        volume = _weights(p, "volume_profile", as_of, self.horizon, grid.n_steps)
+        variance = _weights(p, "variance_profile", as_of, self.horizon, grid.n_steps)
+        self.known = np.isfinite(volume[:, 0]) & (volume.sum(axis=1) > 0)
+        known = self.known[:, np.newaxis]
+        # Where no volume is known the clock is all there is, for the risk too.
+        varies = known & (np.isfinite(variance[:, :1]) & (variance.sum(axis=1, keepdims=True) > 0))
+        self.profile: dict[str, Any] = {
+            "volume_profile": np.where(known, volume, flat),
+            "variance_profile": np.where(varies, variance, flat),
+        }
+        self.volume = _column(p, "adv") * np.where(self.known, volume.sum(axis=1), self.horizon)
 
+    def strategies(self) -> list[tuple[str, _Arrays]]:
+        """Every strategy with its columns, by name."""
+        grid, n, by_clock = self.grid, self.grid.n_steps, np.zeros(len(self.p), dtype=bool)
+        straight = np.arange(n, -1, -1) / n
+        at_once = np.zeros(n)
+        at_once[0] = 1.0
+        clock, with_hours = self._problem({}), self._problem(self.profile)
+        w = self.profile["volume_profile"]
+        shares = (w / w.sum(axis=1, keepdims=True))[:, np.newaxis, np.newaxis, :]
+        solved = {
+            MARKET_ORDER: (self._fixed(clock, at_once, np.nan), by_clock),
+            TWAP: (self._fixed(clock, np.full(n, 1.0 / n), 0.0, straight), by_clock),
+            VWAP: (self._fixed(with_hours, shares, 0.0), self.known),
+        }
+        if grid.capped:
+            caps: dict[str, Any] = {"max_slice": grid.max_slice}
+            if grid.max_participation is not None:
+                caps |= {"max_participation": grid.max_participation, "volume": self.volume}
+            solved[CAPPED] = (self._optimal(self._any(**self.profile, **caps)), self.known)
+        else:
+            linear = grid.impact_law == "linear"
+            solved[ALMGREN_CHRISS] = (self._optimal(self._constant if linear else self._any()), by_clock)
+            solved[VOLUME_TIME] = (self._optimal(self._any(**self.profile)), self.known)
+        for strategy, (columns, known) in solved.items():
+            capped = strategy == CAPPED
+            self._finish(columns)
+            columns["cost_profile"] = np.where(known, "volume", "clock").astype(object)[:, np.newaxis, np.newaxis]
+            for name in ("max_participation", "max_slice"):
+                cap = getattr(grid, name)
+                columns[name] = np.array(cap if capped and cap is not None else np.nan)
+        return [(strategy, solved[strategy][0]) for strategy in sorted(solved)]
 
-def _horizon(p: pd.DataFrame, grid: Grid, horizon_ix: int, as_of: date) -> list[_Block]:
-    horizon, n_steps = grid.horizons[horizon_ix], grid.n_steps
-    tau = horizon / n_steps
-    eta, gamma, sigma, epsilon = (p[name].to_numpy(dtype=float) for name in ("eta", "gamma", "sigma", "epsilon"))
-    multiplier = p["contract_multiplier"].to_numpy(dtype=float)
-    sizes = p["adv"].to_numpy(dtype=float)[:, None] * (np.array(grid.order_sizes_pct_adv) / 100.0)
-    common = {"horizon": horizon, "n_steps": n_steps, "permanent": grid.permanent}
-    late = _runs_past_resolution(p, as_of, horizon)
+    # --- the strategies ----------------------------------------------------------------------------------------
 
-    def solve(at: np.ndarray, **risk: np.ndarray) -> dict[str, np.ndarray]:
-        g = solve_linear_grid(eta, gamma, sigma, epsilon, sizes, **common, **risk)  # type: ignore[arg-type]
-        shape = g.expected_cost.shape
-        # A λ that was asked for stands as it was; multiplied and divided it could lose a bit.
-        lam = values[at] if "risk_aversion" in risk else g.risk_aversion / multiplier[:, None]
-        by_level = {"risk_aversion": np.broadcast_to(lam, g.kappa.shape), "urgency": g.urgency, "kappa": g.kappa}
-        by_level |= {"decay_time": np.where(g.kappa > 0, g.decay_time, np.nan), "half_life": g.half_life}
+    def _constant(self, risk: dict[str, Any]) -> _Arrays:
+        """Constant coefficients and the linear law: one shape for all sizes."""
+        g = solve_linear_grid(**self.market, order_sizes=self.sizes, horizon=self.horizon, **self.law, **risk)
+        by_level = {"risk_aversion": g.risk_aversion, "urgency": g.urgency, "kappa": g.kappa}
+        by_level |= {"decay_time": g.decay_time, "half_life": g.half_life}
+        assert g.holdings is not None
         return {
-            **{name: np.broadcast_to(values[:, :, None], shape) for name, values in by_level.items()},
-            "expected_cost": g.expected_cost,
-            "cost_variance": g.cost_variance,
-            "eta_tilde": np.broadcast_to(g.eta_tilde[:, None, None], shape),
-            "twap_eta_tilde": g.status == SolveStatus.TWAP_ETA_TILDE,
-            "no_such_level": g.status == SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
-            "remaining": g.holdings if g.holdings is not None else np.empty((*shape, n_steps + 1)),
+            **{name: values[:, :, np.newaxis] for name, values in by_level.items()},
+            **{"expected_cost": g.expected_cost, "cost_variance": g.cost_variance},
+            **{"solve_status": g.status, "remaining": g.holdings},
         }
 
-    levels = [level.kind for level in grid.risk_levels]
-    values = np.array([level.value for level in grid.risk_levels])
-    solved: dict[str, np.ndarray] = {}
-    for kind in ("urgency", "lambda"):
-        at = np.flatnonzero([level == kind for level in levels])
-        if len(at):
-            # A price move of 1 is worth `multiplier` in currency, so λ in 1/currency is λ·multiplier in 1/price.
-            with np.errstate(over="ignore"):  # beyond the range is as good as the largest number: all at once
-                in_price = np.minimum(values[at] * multiplier[:, None], np.finfo(float).max)
-            risk = {"urgency": values[at]} if kind == "urgency" else {"risk_aversion": in_price}
-            for name, array in solve(at, **risk).items():
-                whole = solved.setdefault(name, np.empty((array.shape[0], len(levels), *array.shape[2:]), array.dtype))
+    def _any(self, **constraints: Any) -> Callable[[dict[str, Any]], _Arrays]:
+        """Whatever the law, the profile and the caps are."""
+
+        def solve(risk: dict[str, Any]) -> _Arrays:
+            g = solve_grid(
+                **self.market, order_sizes=self.sizes, horizon=self.horizon, **self.law, **constraints, **risk
+            )
+            names = ("risk_aversion", "urgency", "decay_time", "half_life", "expected_cost", "cost_variance")
+            kappa = g.urgency / self.horizon[:, np.newaxis, np.newaxis]
+            found = {name: getattr(g, name) for name in names}
+            return {**found, "kappa": kappa, "solve_status": g.status, "remaining": g.holdings}
+
+        return solve
+
+    def _optimal(self, solve: Callable[[dict[str, Any]], _Arrays]) -> _Arrays:
+        """Every risk level of the grid, whether it is given by urgency or by λ."""
+        levels = self.grid.risk_levels
+        values = np.array([level.value for level in levels])
+        multiplier = _column(self.p, "contract_multiplier")[:, np.newaxis]
+        solved: _Arrays = {}
+        for kind in ("urgency", "lambda"):
+            at = np.flatnonzero([level.kind == kind for level in levels])
+            if not len(at):
+                continue
+            if kind == "urgency":
+                found = solve({"urgency": values[at]})
+                found["risk_aversion"] = found["risk_aversion"] / multiplier[:, :, np.newaxis]
+            else:
+                # A price move of 1 is worth `multiplier` in currency, so λ in 1/currency is λ·multiplier in 1/price.
+                with np.errstate(over="ignore"):  # beyond the range is as good as the largest number: all at once
+                    found = solve({"risk_aversion": np.minimum(values[at] * multiplier, np.finfo(float).max)})
+                # A λ that was asked for stands as it was; multiplied and divided it could lose a bit.
+                found["risk_aversion"] = values[at][np.newaxis, :, np.newaxis]
+            if len(at) == len(levels):
+                return found
+            for name, array in found.items():
+                shape = (len(self.p), len(levels), *np.broadcast_shapes(array.shape[2:3], self.sizes.shape[1:]))
+                shape += array.shape[3:]
+                whole = solved.setdefault(name, np.empty(shape, array.dtype))
                 whole[:, at] = array
-    twap = solve(np.zeros(0, dtype=int), urgency=np.zeros(1))
-    twap["twap_eta_tilde"] = np.zeros_like(twap["twap_eta_tilde"])  # TWAP was asked for
-    twap["risk_aversion"] = np.zeros_like(twap["risk_aversion"])
-    at_once = _market_order(p, sizes, tau, n_steps, grid)
+        return solved
 
-    blocks = []
-    for strategy, risk_ix, columns in (
-        (ALMGREN_CHRISS, np.arange(len(levels)), solved),
-        (MARKET_ORDER, np.array([NO_RISK_LEVEL]), at_once),
-        (TWAP, np.array([NO_RISK_LEVEL]), twap),
-    ):
-        columns["order_size"] = np.broadcast_to(sizes[:, None, :], columns["expected_cost"].shape)
-        _price(columns, p, late)
-        blocks.append(_Block(strategy, horizon_ix, risk_ix, columns))
-    return blocks
+    def _problem(self, profile: dict[str, Any]) -> Problem:
+        """Every market and size under a cost profile."""
+        market: dict[str, Any] = {name: values[:, np.newaxis, np.newaxis] for name, values in self.market.items()}
+        weights: dict[str, Any] = {name: values[:, np.newaxis, np.newaxis, :] for name, values in profile.items()}
+        horizon, sizes = self.horizon[:, np.newaxis, np.newaxis], self.sizes[:, np.newaxis, :]
+        return market_problem(sizes, 0.0, **market, **weights, **self.law, horizon=horizon, check=False)
 
+    def _fixed(self, problem: Problem, shares: Any, risk_aversion: float, held: Any = None) -> _Arrays:
+        """A schedule that no λ decides about."""
+        holdings, expected_cost, variance, half_life = fixed_grid(problem, shares, held)
+        level = np.full((1, 1, 1), risk_aversion)
+        return {
+            **{"risk_aversion": level, "urgency": level, "kappa": level, "decay_time": np.full((1, 1, 1), np.nan)},
+            **{"half_life": half_life, "expected_cost": expected_cost, "cost_variance": variance},
+            **{"solve_status": np.zeros((1, 1, 1), dtype=np.int8), "remaining": holdings},
+        }
 
-def _market_order(p: pd.DataFrame, sizes: np.ndarray, tau: float, n_steps: int, grid: Grid) -> dict[str, np.ndarray]:
-    """Everything in the first slice: A-C (2001) eq. 13, E = εX + ηX²/τ and V = 0; midprice adds γX²/2."""
-    eta, gamma, epsilon = (p[name].to_numpy(dtype=float)[:, None] for name in ("eta", "gamma", "epsilon"))
-    permanent = gamma * sizes**2 / 2 if grid.permanent == "midprice" else 0.0
-    shape = (len(p), 1, sizes.shape[1])
-    remaining = np.zeros((*shape, n_steps + 1))
-    remaining[..., 0] = sizes[:, None, :]
-    unknown = np.full(shape, np.nan)
-    path = np.zeros(n_steps + 1)
-    path[0] = 1.0
-    return {
-        "risk_aversion": unknown,
-        "urgency": unknown,
-        "kappa": unknown,
-        "decay_time": unknown,
-        "half_life": np.full(shape, float(half_life(path, tau))),
-        "expected_cost": (epsilon * sizes + eta * sizes**2 / tau + permanent)[:, None, :],
-        "cost_variance": np.zeros(shape),
-        "eta_tilde": np.broadcast_to(effective_eta(eta, gamma, tau, grid.permanent)[:, None, :], shape),
-        "twap_eta_tilde": np.zeros(shape, dtype=bool),
-        "no_such_level": np.zeros(shape, dtype=bool),
-        "remaining": remaining,
-    }
+    # --- what all have -----------------------------------------------------------------------------------------
 
+    def _finish(self, columns: _Arrays) -> None:
+        """Costs in currency and bps, implied prices, status, and what the schedule was made with."""
+        p, grid = self.p, self.grid
 
-def _price(columns: dict[str, np.ndarray], p: pd.DataFrame, late: np.ndarray) -> None:
-    """Costs in currency and bps, implied prices, status."""
+        def of_market(values: np.ndarray) -> np.ndarray:
+            return values[:, np.newaxis, np.newaxis]
 
-    def of_market(name: str) -> np.ndarray:
-        return p[name].to_numpy(dtype=float)[:, None, None]
+        price, multiplier = of_market(_column(p, "price")), of_market(_column(p, "contract_multiplier"))
+        size = self.sizes[:, np.newaxis, :]
+        per_contract = columns["expected_cost"] / size
+        columns["buy_price"], columns["sell_price"] = price + per_contract, price - per_contract
+        columns["expected_cost"] = columns["expected_cost"] * multiplier
+        columns["cost_variance"] = columns["cost_variance"] * multiplier**2
+        columns["expected_cost_bps"] = per_contract / price * 1e4
+        columns["cost_sd_bps"] = np.sqrt(columns["cost_variance"]) / (size * price * multiplier) * 1e4
+        columns["decay_time"] = np.where(np.isfinite(columns["decay_time"]), columns["decay_time"], np.nan)
 
-    price, multiplier, size = of_market("price"), of_market("contract_multiplier"), columns["order_size"]
-    per_contract = columns["expected_cost"] / size
-    columns["buy_price"], columns["sell_price"] = price + per_contract, price - per_contract
-    columns["expected_cost"] = columns["expected_cost"] * multiplier
-    columns["cost_variance"] = columns["cost_variance"] * multiplier**2
-    columns["expected_cost_bps"] = per_contract / price * 1e4
-    columns["cost_sd_bps"] = np.sqrt(columns["cost_variance"]) / (size * price * multiplier) * 1e4
-    ceiling = np.where((p["kind"] == "probability").to_numpy()[:, None, None], 1.0, np.inf)
-    inside = (columns["sell_price"] > 0) & (columns["buy_price"] < ceiling)  # false for NaN too
-    status = np.where(columns.pop("twap_eta_tilde"), "twap_eta_tilde", "ok").astype(object)
-    status[~inside] = "price_out_of_range"
-    # An urgency that no λ in the double range gives has none to store.
-    status[late[:, None, None] | columns.pop("no_such_level")] = "infeasible"
-    columns["status"] = status
+        ceiling = np.where(of_market((p["kind"] == "probability").to_numpy()), 1.0, np.inf)
+        inside = (columns["sell_price"] > 0) & (columns["buy_price"] < ceiling)  # false for NaN too
+        solved = columns.pop("solve_status")
+        status = np.full(inside.shape, "ok", dtype=object)
+        status[np.broadcast_to(solved == SolveStatus.TWAP_ETA_TILDE, inside.shape)] = "twap_eta_tilde"
+        status[~inside] = "price_out_of_range"
+        refused = np.isin(solved, _REFUSED) | of_market(self.over)
+        status[np.broadcast_to(refused, inside.shape)] = "infeasible"
+        columns["status"] = status
+        if self.over.any():
+            gone = of_market(self.over)
+            for name in _NUMBERS:
+                columns[name] = np.where(gone, np.nan, columns[name])
+            columns["remaining"] = np.where(gone[..., np.newaxis], np.nan, columns["remaining"])
 
-
-def _runs_past_resolution(p: pd.DataFrame, as_of: date, horizon: float) -> np.ndarray:
-    resolution = p["resolution_time"]
-    end = p["calendar"].map({code: trading_calendar(code).instant_after(as_of, horizon) for code in set(p["calendar"])})
-    return (resolution.notna() & (resolution < pd.to_datetime(end, utc=True))).to_numpy(dtype=bool)
+        columns["order_size"] = size
+        columns["horizon"] = of_market(np.where(self.over, 0.0, self.horizon))
+        columns["horizon_asked"] = np.array(self.asked)
+        columns["alpha"] = of_market(self.alpha)
+        eta_tilde = np.full(len(p), np.nan)
+        if grid.impact_law == "linear":
+            eta_tilde = effective_eta(self.market["eta"], self.market["gamma"], self.tau, grid.convention)
+        columns["eta_tilde"] = of_market(np.where(self.over, np.nan, eta_tilde))
 
 
-def _interleave(p: pd.DataFrame, blocks: list[list[_Block]], grid: Grid) -> pd.DataFrame:
-    """All blocks as one frame, each market's rows together."""
-    n_sizes, n_points = len(grid.order_sizes_pct_adv), grid.n_steps + 1
-    by_strategy = list(zip(*blocks, strict=True))  # strategy → its blocks, one a horizon
-    per_market = sum(len(of[0].risk_ix) * n_sizes * len(of) for of in by_strategy)
-    m = len(p)
-
-    columns: dict[str, object] = {}
-    for name in ("market_id", "token_id", "calendar", "day_hours"):
-        columns[name] = np.repeat(p[name].to_numpy(), per_market)
-
-    def gather(pick: object) -> np.ndarray:
-        # (markets, risk, size, horizon, …) of each strategy, then the strategies after one another
-        parts = [np.stack([pick(b) for b in of], axis=3) for of in by_strategy]  # type: ignore[operator]
-        return np.concatenate([part.reshape(m, math.prod(part.shape[1:4]), *part.shape[4:]) for part in parts], axis=1)
-
-    def labelled(values: list[np.ndarray]) -> np.ndarray:
-        return np.tile(np.concatenate([v.ravel() for v in values]), m)
-
-    def over(of: tuple[_Block, ...], values: np.ndarray, axis: int) -> np.ndarray:
-        shape = (len(of[0].risk_ix), n_sizes, len(of))
-        expanded = values.reshape([-1 if i == axis else 1 for i in range(3)])
-        return np.broadcast_to(expanded, shape)
-
-    columns["strategy"] = labelled([over(of, np.array([of[0].strategy], dtype=object), 0) for of in by_strategy])
-    columns["risk_ix"] = labelled([over(of, of[0].risk_ix, 0) for of in by_strategy]).astype(np.int32)
-    columns["size_ix"] = labelled([over(of, np.arange(n_sizes), 1) for of in by_strategy]).astype(np.int32)
-    columns["adv_fraction"] = labelled([over(of, np.array(grid.order_sizes_pct_adv) / 100.0, 1) for of in by_strategy])
-    columns["horizon_ix"] = labelled([over(of, np.arange(len(of)), 2) for of in by_strategy]).astype(np.int32)
-    columns["horizon"] = labelled([over(of, np.array(grid.horizons), 2) for of in by_strategy])
-    columns["n_steps"] = np.full(m * per_market, grid.n_steps, dtype=np.int32)
-    columns["permanent"] = grid.permanent
-    columns["impact_law"] = "linear"
-    for name in _SOLVED:
-        columns[name] = gather(lambda b, name=name: b.columns[name]).ravel()
-    remaining = gather(lambda b: b.columns["remaining"]).reshape(m * per_market, n_points)
-    columns["remaining"] = list(remaining)
-    names = [name for name in schema.TRAJECTORIES.names if name not in ("as_of", "run_id")]
-    return pd.DataFrame(columns)[names]
-
-
-_SOLVED = (
-    "status",
-    "order_size",
+_NUMBERS = (
     "risk_aversion",
     "urgency",
     "kappa",
     "decay_time",
     "half_life",
-    "eta_tilde",
     "expected_cost",
     "cost_variance",
     "expected_cost_bps",
@@ -218,3 +267,110 @@ _SOLVED = (
     "buy_price",
     "sell_price",
 )
+"""What there is no number for where nothing is left of the horizon."""
+
+
+class _Frame:
+    """The rows of all markets, filled in part by part: one array a column, the schedules one block of memory."""
+
+    def __init__(self, n_markets: int, grid: Grid):
+        self.grid, self.n_markets = grid, n_markets
+        n_levels = len(grid.risk_levels)
+        optimal = (CAPPED,) if grid.capped else (ALMGREN_CHRISS, VOLUME_TIME)
+        self.levels = dict.fromkeys(optimal, n_levels) | dict.fromkeys((MARKET_ORDER, TWAP, VWAP), 1)
+        points = len(grid.order_sizes_pct_adv) * len(grid.horizons)
+        self.per_market = points * sum(self.levels.values())
+        self.columns: _Arrays = {}
+        self.remaining = np.empty((n_markets, self.per_market, grid.n_steps + 1))
+
+    def fill(self, part: slice, horizon_ix: int, solved: list[tuple[str, _Arrays]]) -> None:
+        """Put one horizon's strategies of some markets where they belong: by size, risk level and horizon."""
+        n_sizes, n_horizons, first = len(self.grid.order_sizes_pct_adv), len(self.grid.horizons), 0
+        m = part.stop - part.start
+        for strategy, columns in solved:
+            shape = (m, self.levels[strategy], n_sizes)
+            last = first + shape[1] * shape[2] * n_horizons
+            place = (part, slice(first + horizon_ix, last, n_horizons))
+            for name, values in columns.items():
+                if name == "remaining":
+                    values = np.broadcast_to(values, (*shape, values.shape[-1]))
+                    self.remaining[place] = values.swapaxes(1, 2).reshape(m, -1, values.shape[-1])
+                    continue
+                if name not in self.columns:
+                    self.columns[name] = np.empty((self.n_markets, self.per_market), values.dtype)
+                self.columns[name][place] = np.broadcast_to(values, shape).swapaxes(1, 2).reshape(m, -1)
+            first = last
+
+    def as_frame(self, p: pd.DataFrame) -> pd.DataFrame:
+        """The columns of the table, in its order."""
+        grid, m = self.grid, self.n_markets
+        columns: dict[str, Any] = {name: values.ravel() for name, values in self.columns.items()}
+        if not m:
+            texts = ("status", "cost_profile")
+            columns = dict.fromkeys(schema.TRAJECTORIES.names, np.zeros(0)) | dict.fromkeys(texts, np.zeros(0, object))
+        for name in ("market_id", "token_id", "calendar", "day_hours"):
+            columns[name] = np.repeat(p[name].to_numpy(), self.per_market)
+        sizes = np.array(grid.order_sizes_pct_adv) / 100.0
+        labels = [
+            (strategy, size_ix, risk_ix, horizon_ix)
+            for strategy, n_levels in sorted(self.levels.items())
+            for size_ix in range(len(sizes))
+            for risk_ix in ([NO_RISK_LEVEL] if strategy in (MARKET_ORDER, TWAP, VWAP) else range(n_levels))
+            for horizon_ix in range(len(grid.horizons))
+        ]
+        strategy, size_ix, risk_ix, horizon_ix = zip(*labels, strict=True)
+        columns["strategy"] = np.tile(np.array(strategy, dtype=object), m)
+        for name, ix in (("size_ix", size_ix), ("risk_ix", risk_ix), ("horizon_ix", horizon_ix)):
+            columns[name] = np.tile(np.array(ix, dtype=np.int32), m)
+        columns["adv_fraction"] = np.tile(sizes[list(size_ix)], m)
+        columns["n_steps"] = np.full(m * self.per_market, grid.n_steps, dtype=np.int32)
+        columns["permanent"] = np.full(m * self.per_market, grid.convention, dtype=object)
+        columns["impact_law"] = np.full(m * self.per_market, grid.impact_law, dtype=object)
+        columns["remaining"] = _as_lists(self.remaining.reshape(m * self.per_market, grid.n_steps + 1))
+        names = [name for name in schema.TRAJECTORIES.names if name not in ("as_of", "run_id")]
+        return pd.DataFrame({name: columns[name] for name in names})
+
+
+def _as_lists(block: np.ndarray) -> pd.api.extensions.ExtensionArray:
+    """Rows of a block as a column of lists over the same memory; null where a row is NaN."""
+    offsets = pa.array(np.arange(len(block) + 1, dtype=np.int32) * block.shape[1], pa.int32())
+    missing = np.isnan(block[:, 0])
+    mask = pa.array(missing) if missing.any() else None
+    lists = pa.ListArray.from_arrays(offsets, pa.array(block.ravel()), mask=mask)
+    return pd.arrays.ArrowExtensionArray(lists)
+
+
+def _column(p: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as floats; NaN throughout where the frame, made by an older version, has none."""
+    if name not in p.columns:
+        return np.full(len(p), np.nan)
+    return p[name].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _until_resolution(p: pd.DataFrame, asked: float, as_of: date, buffer_minutes: float) -> np.ndarray:
+    """The horizon, less what lies later than the buffer before a market's resolution; 0 where nothing is left. [day]"""
+    resolution = pd.to_datetime(p["resolution_time"], utc=True).dt.tz_localize(None)
+    end = (resolution - pd.Timedelta(minutes=buffer_minutes)).to_numpy(dtype="datetime64[us]")
+    horizon = np.full(len(p), asked)
+    for code in set(p["calendar"]):
+        mine = (p["calendar"] == code).to_numpy() & ~np.isnat(end)
+        if mine.any():
+            horizon[mine] = np.minimum(asked, trading_calendar(code).horizon_until(as_of, end[mine], asked))
+    return horizon
+
+
+def _weights(p: pd.DataFrame, name: str, as_of: date, horizon: np.ndarray, n_steps: int) -> np.ndarray:
+    """`slice_weights` of the markets' hour-of-day profiles; NaN where there is none."""
+    weights = np.full((len(p), n_steps), np.nan)
+    if name not in p.columns:
+        return weights
+    profiles = pa.array(p[name], pa.list_(pa.float64()), from_pandas=True)
+    has = profiles.is_valid().to_numpy(zero_copy_only=False)
+    hours = np.zeros((len(p), 24))
+    hours[has] = profiles.flatten().to_numpy(zero_copy_only=False).reshape(-1, 24)
+    has &= (np.isfinite(hours) & (hours >= 0)).all(axis=1)
+    for code in set(p["calendar"]):
+        mine = has & (p["calendar"] == code).to_numpy()
+        if mine.any():
+            weights[mine] = slice_weights(code, as_of, hours[mine], horizon[mine], n_steps)
+    return weights

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Raised when a published table changes; stands in the pointer row and in every Parquet file."""
 
 MAX_STEPS: Final = 1_000
@@ -440,7 +440,11 @@ TRAJECTORIES: Final = Table(
         _time("as_of", "last trading day used, as its date's 00:00 UTC"),
         _symbol("run_id", "the run that made the row"),
         *_MARKET,
-        _symbol("strategy", "almgren_chriss | twap | market_order"),
+        _symbol(
+            "strategy",
+            "almgren_chriss | almgren_chriss_volume_time (with a cap both are almgren_chriss_capped) | twap | vwap | "
+            "market_order",
+        ),
         _int("size_ix", "place of the order size in the grid"),
         _int("risk_ix", "place of the risk level in the grid; -1 for a strategy without one"),
         _int("horizon_ix", "place of the horizon in the grid"),
@@ -451,14 +455,35 @@ TRAJECTORIES: Final = Table(
         _double("adv_fraction", "-", "order size over one day of average volume"),
         _double("risk_aversion", "1/currency", "lambda; null for the market order, whose lambda is infinite"),
         _double("urgency", "-", "kappa times the horizon; null for the market order"),
-        _double("horizon", "day", "time allowed"),
+        _double(
+            "horizon",
+            "day",
+            "time the schedule takes, from the start of the first trading day after as_of; slices last horizon/n_steps",
+        ),
+        _double("horizon_asked", "day", "the grid's horizon; `horizon` is shorter where the market resolves before"),
         _int("n_steps", "slices of equal length"),
-        _double("kappa", "1/day", "decay rate of the holdings; null for the market order"),
+        _double(
+            "kappa",
+            "1/day",
+            "decay rate of the holdings under mean coefficients, 1/T* under the power law; null for the market order",
+        ),
         _double("decay_time", "day", "1/kappa; null where kappa is 0 or infinite"),
         _double("half_life", "day", "time at which half of the order is done, on this path"),
-        _double("eta_tilde", "price/(contract/day)", "eta - gamma tau/2 of the row's tau; eta under midprice"),
+        _double(
+            "eta_tilde",
+            "price/(contract/day)",
+            "eta - gamma tau/2 of the row's tau; eta under midprice; null under the power law",
+        ),
         _symbol("permanent", "convention of the permanent impact: paper | midprice"),
-        _symbol("impact_law", "linear"),
+        _symbol("impact_law", "temporary impact: linear | power"),
+        _double("alpha", "-", "exponent of the power law; null under the linear one"),
+        _symbol(
+            "cost_profile",
+            "what cost and risk are reckoned with: clock (the same in every slice) | volume (impact falls with the "
+            "slice's share of the horizon's volume, risk follows its share of the variance)",
+        ),
+        _double("max_participation", "-", "cap: share of the slice's expected volume; null where none is kept"),
+        _double("max_slice", "-", "cap: share of the order; null where none is kept"),
         _double("expected_cost", "currency", "expected shortfall against the arrival price"),
         _double("cost_variance", "currency^2", "variance of the shortfall"),
         _double("expected_cost_bps", "bps", "expected cost over the arrival notional"),
@@ -469,7 +494,7 @@ TRAJECTORIES: Final = Table(
             "remaining",
             "DOUBLE[]",
             "contracts",
-            "held at 0, tau, ..., horizon: n_steps + 1 values, from order_size to 0",
+            "held at 0, tau, ..., horizon: n_steps + 1 values, from order_size to 0; null where nothing is feasible",
         ),
     ),
     ("as_of", "run_id", "market_id", "token_id", "strategy", "size_ix", "risk_ix", "horizon_ix"),

@@ -220,9 +220,36 @@ class Grid(_Choice):
     )
     horizons: tuple[Horizon, ...] = Field((1.0,), min_length=1, max_length=20, description="Horizons [trading day]")
     n_steps: int = Field(48, ge=1, le=schema.MAX_STEPS, description="Slices of a schedule")
-    permanent: Literal["paper", "midprice"] = Field(
-        "paper", description="paper: a trade does not pay its own permanent move; midprice: it pays half of it"
+    impact_law: Literal["linear", "power"] = Field(
+        "linear", description="Temporary impact of the trading rate: linear, or a power law that meets it at 1 % of ADV"
     )
+    alpha: float = Field(
+        0.5, ge=0.3, le=1, description="Exponent of the power law, for markets whose parameters hold none"
+    )
+    permanent: Literal["by_law", "paper", "midprice"] = Field(
+        "by_law",
+        description="paper: a trade does not pay its own permanent move; midprice: it pays half of it; "
+        "by_law: paper for the linear law, midprice for the power law",
+    )
+    max_participation: float | None = Field(
+        None, gt=0, le=1, description="Largest share of the volume expected in a slice; empty: no cap"
+    )
+    max_slice: float | None = Field(None, gt=0, le=1, description="Largest share of the order in a slice; empty: none")
+    resolution_buffer_minutes: float = Field(
+        60.0, ge=0, le=43_200, allow_inf_nan=False, description="Schedules end this long before a resolution [min]"
+    )
+
+    @property
+    def convention(self) -> Literal["paper", "midprice"]:
+        """The permanent-impact convention that `permanent` comes to."""
+        if self.permanent == "by_law":
+            return "paper" if self.impact_law == "linear" else "midprice"
+        return self.permanent
+
+    @property
+    def capped(self) -> bool:
+        """Whether slices have a largest size."""
+        return self.max_participation is not None or self.max_slice is not None
 
 
 class Retention(_Choice):

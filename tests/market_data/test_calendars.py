@@ -82,3 +82,19 @@ def test_hours_are_those_of_the_calendars_own_clock() -> None:
 def test_unknown_code_is_refused_with_what_to_give(code: str) -> None:
     with pytest.raises(ValueError, match=r"calendar must be '24/7' or a code of exchange_calendars such as XNYS, got"):
         trading_calendar(code)
+
+
+@pytest.mark.parametrize("code", ["24/7", "XNYS"])
+@pytest.mark.parametrize("horizon", [0.25, 1.0, 1.5, 7.75])
+def test_horizon_until_is_the_way_back_from_instant_after(code: str, horizon: float) -> None:
+    calendar, day = trading_calendar(code), date(2024, 11, 27)
+    instant = np.array([calendar.instant_after(day, horizon).replace(tzinfo=None)], dtype="datetime64[us]")
+    assert calendar.horizon_until(day, instant, 30.0)[0] == pytest.approx(horizon, rel=1e-12)
+    assert calendar.horizon_until(day, instant, 2.0)[0] == pytest.approx(min(horizon, 2.0), rel=1e-12)
+
+
+def test_time_between_sessions_does_not_count() -> None:
+    nyse = trading_calendar("XNYS")
+    stamps = ["2024-03-01T20:00", "2024-03-04T14:30", "2024-03-04T23:00", "2024-03-05T13:00", "2024-03-05T17:45", "NaT"]
+    got = nyse.horizon_until(date(2024, 3, 1), np.array(stamps, dtype="datetime64[us]"), 5.0)
+    np.testing.assert_array_equal(got, [0.0, 0.0, 1.0, 1.0, 1.5, np.nan])

@@ -9,7 +9,7 @@ import pytest
 
 from tributary_opt import AlmgrenChrissParams, generate_ac_trajectory
 from tributary_opt.optimization import SolveStatus, solve_linear_grid
-from tributary_opt.optimization.night import market_order_grid, solve_grid, twap_grid
+from tributary_opt.optimization.night import fixed_grid, solve_grid
 from tributary_opt.optimization.problem import market_problem
 from tributary_opt.optimization.strategies import generate_ac_volume_time_trajectory, generate_vwap_trajectory
 
@@ -98,8 +98,11 @@ def test_baselines_cost_more_than_the_optimum() -> None:
         volume_profile=PROFILE[:, None],
     )  # fmt: skip
     best = solve_grid(**MARKET, order_sizes=SIZES, horizon=1.0, n_steps=N, urgency=[0.0], volume_profile=PROFILE)
-    _, twap, _ = twap_grid(problem)
-    _, market, variance = market_order_grid(problem)
+    _, twap, _, half = fixed_grid(problem, np.full(N, 1 / N))
+    holdings, market, variance, at_once = fixed_grid(problem, np.eye(N)[0])
+    assert half == pytest.approx(0.5, rel=1e-14)
+    assert at_once == pytest.approx(0.5 / N, rel=1e-14)
+    assert (holdings[..., 1:] == 0).all()
     assert (best.expected_cost[:, 0] <= twap * (1 + 1e-12)).all()
     assert (twap < market).all()
     assert (variance == 0).all()

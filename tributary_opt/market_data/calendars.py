@@ -70,21 +70,42 @@ class TradingCalendar:
         days = self.days(max(as_of - span, _EARLIEST), as_of)
         return days[-n:]
 
+    def sessions_after(self, day: date, n: int) -> list[Session]:
+        """The first `n` sessions after `day`; fewer where the calendar's own range ends."""
+        if self._exchange is None:
+            days = self.days(day + timedelta(days=1), day + timedelta(days=n))
+        else:
+            days = self.days(day + timedelta(days=1), day + timedelta(days=2 * n + 21))[:n]
+        return [session for session in map(self.session, days) if session is not None]
+
     def instant_after(self, day: date, horizon: float) -> datetime:
         """The instant at which `horizon` trading days are over that begin with the first session after `day`."""
-        if self._exchange is None:
-            start = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-            return start + timedelta(days=horizon)
-        sessions = self.days(day + timedelta(days=1), day + timedelta(days=int(2 * horizon) + 21))
         whole = int(np.ceil(horizon)) - 1
-        session = self.session(sessions[min(whole, len(sessions) - 1)])
-        assert session is not None
+        session = self.sessions_after(day, whole + 1)[-1]
         return session.start + (horizon - whole) * (session.end - session.start)
+
+    def horizon_until(self, day: date, instants: np.ndarray, longest: float) -> np.ndarray:
+        """Trading days from the start of the first session after `day` until each instant (datetime64, UTC).
+
+        A fraction counts within its session, the time between sessions not at all. 0 for instants before the start,
+        at most `longest` rounded up; NaN for NaT.
+        """
+        sessions = self.sessions_after(day, int(np.ceil(longest)))
+        starts, ends = (_plain([getattr(s, side) for s in sessions]) for side in ("start", "end"))
+        at = np.asarray(instants).astype("datetime64[us]")
+        begun = np.searchsorted(starts, at, side="right")  # NaT sorts last
+        last = np.maximum(begun - 1, 0)
+        within = np.clip((at - starts[last]) / (ends[last] - starts[last]), 0.0, 1.0)
+        return np.where(np.isnat(at), np.nan, np.where(begun == 0, 0.0, last + within))
 
     def hour_of_day(self, stamps: np.ndarray) -> np.ndarray:
         """Hour 0-23 of datetime64 stamps (UTC) on the calendar's own clock."""
         local = pd.DatetimeIndex(stamps).tz_localize("UTC").tz_convert(self.timezone)
         return np.asarray(local.hour, dtype=np.int64)
+
+
+def _plain(instants: list[datetime]) -> np.ndarray:
+    return np.array([i.astimezone(UTC).replace(tzinfo=None) for i in instants], dtype="datetime64[us]")
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from tributary_opt.optimization.closed_form import (
     solve_linear_grid,
 )
 from tributary_opt.optimization.frontier import EfficientFrontier, efficient_frontier, plot_frontier
-from tributary_opt.optimization.night import ScheduleGrid, market_order_grid, solve_grid, twap_grid
+from tributary_opt.optimization.night import ScheduleGrid, fixed_grid, solve_grid
 from tributary_opt.optimization.problem import (
     Problem,
     ScheduleCost,
@@ -97,6 +97,7 @@ __all__ = [
     "decay_rate",
     "effective_eta",
     "efficient_frontier",
+    "fixed_grid",
     "generate_ac_trajectory",
     "generate_ac_volume_time_trajectory",
     "generate_market_order_trajectory",
@@ -108,7 +109,6 @@ __all__ = [
     "implied_average_price",
     "kkt_residual",
     "linear_shapes",
-    "market_order_grid",
     "market_problem",
     "plot_frontier",
     "risk_aversion_from_cost",
@@ -124,7 +124,6 @@ __all__ = [
     "solve",
     "solve_grid",
     "solve_linear_grid",
-    "twap_grid",
 ]
 
 

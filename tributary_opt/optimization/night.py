@@ -1,7 +1,8 @@
 """Schedules of many markets at once under any law, convention and constraint: what the night's precompute calls.
 
 `solve_linear_grid` is the fast path for constant coefficients; here stand the cases it does not cover, over markets x
-risk levels x order sizes: volume time, VWAP, the power law and participation caps, all on `problem`'s one cost.
+risk levels x order sizes: volume time, the power law and caps (`solve_grid`), and the strategies whose schedule is
+given (`fixed_grid`), all on `problem`'s one cost.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tributary_opt.optimization.closed_form import (
 from tributary_opt.optimization.problem import EXPONENT_RANGE, ImpactLaw, Problem, market_problem, schedule_cost
 from tributary_opt.optimization.solver import solve
 
-__all__ = ["ScheduleGrid", "market_order_grid", "solve_grid", "twap_grid"]
+__all__ = ["ScheduleGrid", "fixed_grid", "solve_grid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ def solve_grid(
     variance_profile: ArrayLike | None = None,
     volume: ArrayLike | None = None,
     max_participation: float | None = None,
+    max_slice: float | None = None,
 ) -> ScheduleGrid:
     """Optimal schedules under any law, convention and constraint, with their cost and risk.
 
@@ -88,6 +90,8 @@ def solve_grid(
         Expected over the horizon, for `max_participation`. [contracts]
     max_participation : float, optional
         Largest share of a slice's volume, volume · w_j. [-]
+    max_slice : float, optional
+        Largest share of the order in a slice. [-]
 
     Returns
     -------
@@ -124,6 +128,10 @@ def solve_grid(
         cap = max_participation * _floats("volume", volume).reshape(-1, 1, 1, 1) * shares
         bad = bad | ~(cap >= 0).all(axis=-1)
         cap = np.where(cap >= 0, cap, np.inf)
+    if max_slice is not None:
+        if not 0 < max_slice <= 1:
+            raise ValueError(f"max_slice must be > 0 and <= 1, got {max_slice:g}")
+        cap = np.minimum(cap, max_slice * sizes[..., np.newaxis])
     common: dict[str, Any] = {
         "impact_law": impact_law,
         "permanent": permanent,
@@ -210,20 +218,40 @@ def _decay_of(lam: FloatArray, a: FloatArray, sd: FloatArray, k: FloatArray, siz
     return np.where(k == 1.0, linear, np.minimum(law, np.finfo(float).max))
 
 
-def twap_grid(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """TWAP's holdings, E and V on a batch of problems, whatever their law and profile."""
+def fixed_grid(
+    problem: Problem, shares: ArrayLike, shares_held: ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Holdings, E, V and half-life of given schedules on a batch of problems: TWAP, VWAP, everything at once.
+
+    Parameters
+    ----------
+    problem : Problem
+    shares : array_like, broadcastable to (..., N)
+        Share of the order in each slice, >= 0, adding up to 1. [-]
+    shares_held : array_like, broadcastable to (..., N + 1), optional
+        Share held before the first and after each slice, from 1 to 0; by default added up from the end. [-]
+
+    Returns
+    -------
+    holdings, expected_cost, cost_variance, half_life : ndarray, shapes (..., N + 1), (...), (...), (...)
+        NaN where the problem is not `valid`, or a cost is beyond the double range. [contracts], [currency],
+        [currency²], [day]
+    """
     n = problem.n_steps
-    slices = np.broadcast_to((problem.order_size / n)[..., np.newaxis], (*problem.shape, n))
-    holdings = problem.order_size[..., np.newaxis] * (np.arange(n, -1, -1) / n)
-    cost = schedule_cost(problem, slices, holdings)
-    return holdings, cost.expected_cost, cost.cost_variance
-
-
-def market_order_grid(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A market order's holdings, E and V on a batch of problems: everything in the first slice."""
-    slices = np.zeros((*problem.shape, problem.n_steps))
-    slices[..., 0] = problem.order_size
-    holdings = np.zeros((*problem.shape, problem.n_steps + 1))
-    holdings[..., 0] = problem.order_size
-    cost = schedule_cost(problem, slices, holdings)
-    return holdings, cost.expected_cost, cost.cost_variance
+    parts = np.ascontiguousarray(np.moveaxis(_floats("shares", shares), -1, 0))
+    if shares_held is None:
+        held = np.zeros((n + 1, *parts.shape[1:]))
+        for j in range(n - 1, -1, -1):
+            held[j] = held[j + 1] + parts[j]
+        np.minimum(held, 1.0, out=held)
+        held[0] = 1.0
+    else:
+        held = np.ascontiguousarray(np.moveaxis(_floats("shares_held", shares_held), -1, 0))
+    size = problem.order_size[..., np.newaxis]
+    good = problem.valid & np.isfinite(problem.order_size)
+    size = np.where(good[..., np.newaxis], size, 1.0)
+    holdings = size * np.moveaxis(held, 0, -1)
+    cost = schedule_cost(problem, size * np.moveaxis(parts, 0, -1), holdings)
+    good &= np.isfinite(cost.expected_cost) & np.isfinite(cost.cost_variance)
+    expected, variance = np.where(good, cost.expected_cost, np.nan), np.where(good, cost.cost_variance, np.nan)
+    return holdings, expected, variance, _half_steps(held) * problem.tau[..., 0]

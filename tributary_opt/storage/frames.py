@@ -46,9 +46,11 @@ def table_digest(columns: tuple[schema.Column, ...], rows: pa.Table) -> str:
     """
     digest = hashlib.sha256(f"{rows.num_rows} rows".encode())
     for column in columns:
-        array = rows[column.name].combine_chunks()
+        array = rows[column.name]
         if array.null_count == len(array):
             continue
+        if column.type != "DOUBLE[]":  # those are too big to be copied into one
+            array = array.combine_chunks()
         digest.update(f"{column.name}:{len(array)}".encode())
         digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
         if column.type in ("SYMBOL", "VARCHAR"):
@@ -61,7 +63,9 @@ def table_digest(columns: tuple[schema.Column, ...], rows: pa.Table) -> str:
         elif column.type == "DOUBLE[]":
             lengths = pc.list_value_length(array).fill_null(0).to_numpy()
             digest.update(lengths.astype(np.int64).tobytes())
-            digest.update(np.ascontiguousarray(array.flatten().fill_null(np.nan).to_numpy()).tobytes())
+            for chunk in array.chunks:
+                flat = np.ascontiguousarray(chunk.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False))
+                digest.update(flat.data)
         else:
             plain = array.cast(pa.int64()) if pa.types.is_timestamp(array.type) else array
             digest.update(np.ascontiguousarray(plain.drop_null().to_numpy(zero_copy_only=False)).tobytes())
@@ -69,6 +73,8 @@ def table_digest(columns: tuple[schema.Column, ...], rows: pa.Table) -> str:
 
 
 def _typed(values: pd.Series, kind: str) -> pd.Series:
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return values
     if kind == "SYMBOL":
         return values.astype("category") if not isinstance(values.dtype, pd.CategoricalDtype) else values
     if kind == "TIMESTAMP":
@@ -82,9 +88,11 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
     return values.astype(object).where(values.notna(), None)
 
 
-def _arrow(values: pd.Series, kind: str) -> pa.Array:
+def _arrow(values: pd.Series, kind: str) -> pa.Array | pa.ChunkedArray:
     if kind != "DOUBLE[]":
         return pa.Array.from_pandas(values, type=schema.ARROW_TYPES[kind])
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return values.array.__arrow_array__()  # type: ignore[attr-defined]
     missing = values.isna().to_numpy()
     present = list(values[~missing])
     lengths = np.zeros(len(values), dtype=np.int64)

@@ -277,6 +277,8 @@ class QuestDB:
             return 0
         # The client cannot tell the type of a column that is null throughout; absent means null as well.
         sent = frame[[name for name in frame.columns if frame[name].notna().any()]]
+        lists = {name: _as_arrays(sent[name]) for name in sent.columns if isinstance(sent[name].dtype, pd.ArrowDtype)}
+        sent = sent.assign(**lists)
         attempts = _ATTEMPTS if shape.keys else 1
         _patient(lambda: self._flush(shape, sent), attempts)
         log.debug("%s: %d rows sent", shape.name, len(frame))
@@ -818,6 +820,11 @@ def _wrong_text(values: pd.Series, symbol: bool) -> str | None:
 
 
 def _wrong_arrays(values: pd.Series) -> str | None:
+    if isinstance(values.dtype, pd.ArrowDtype):
+        if values.dtype.pyarrow_dtype != pa.list_(pa.float64()):
+            return f"be lists of doubles, is {values.dtype}"
+        infinite = any(np.isinf(chunk.flatten().to_numpy(zero_copy_only=False)).any() for chunk in _chunks(values))
+        return "hold no infinity in an array (no client could read it back), does" if infinite else None
     if values.dtype != object:
         return f"be an object column of float64 arrays, is {values.dtype}"
     arrays = values.to_numpy()
@@ -834,6 +841,19 @@ def _wrong_arrays(values: pd.Series) -> str | None:
             row = next(i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and np.isinf(a).any())
             return f"hold no infinity in an array (no client could read it back), does in row {row}"
     return None
+
+
+def _chunks(lists: pd.Series) -> list[pa.ListArray]:
+    return lists.array.__arrow_array__().chunks  # type: ignore[attr-defined, no-any-return]
+
+
+def _as_arrays(lists: pd.Series) -> pd.Series:
+    """A column of Arrow lists as arrays over the same memory, which is what the client takes."""
+    out: list[np.ndarray[Any, Any] | None] = []
+    for chunk in _chunks(lists):
+        flat, ends = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+        out += np.split(flat[ends[0] : ends[-1]], ends[1:-1] - ends[0])
+    return pd.Series(out, index=lists.index, dtype=object).where(lists.notna(), None)
 
 
 def _first(mask: pd.Series | np.ndarray[Any, Any]) -> int:

@@ -1,6 +1,6 @@
 """Releases: a night's rows are written under a run id nobody reads yet, and made current by one row.
 
-    1 rows      parameters and trajectories to QuestDB, one request a table
+    1 rows      parameters and trajectories to QuestDB, in requests of bounded size
     2 verified  waited for, read back, compared by count and digest
     3 parquet   the same rows as files, by rename
     4 pointer   one row of `ac_published`: the commit point
@@ -36,6 +36,9 @@ from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
 DATASET = "ac"
 STEPS = ("rows", "verified", "parquet", "pointer", "manifest")
 """The publishing protocol, in order."""
+
+_ROWS_PER_REQUEST = 50_000
+"""A request is built in memory, at a kilobyte a row: one for a whole night would be half of what the night needs."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -220,11 +223,10 @@ class Releases:
         """
         with self.lock():
             self._repair()
-            rows = {
-                schema.PARAMETERS.name: _with_key(schema.PARAMETERS, parameters, run),
-                schema.TRAJECTORIES.name: _with_key(schema.TRAJECTORIES, trajectories, run),
+            rows = {schema.PARAMETERS.name: parameters, schema.TRAJECTORIES.name: trajectories}
+            tables = {
+                table.name: canonical(table, _with_key(table, rows[table.name], run)) for table in schema.RELEASE_TABLES
             }
-            tables = {table.name: canonical(table, rows[table.name]) for table in schema.RELEASE_TABLES}
             digests = {name: table_digest(schema.TABLES[name].columns, table) for name, table in tables.items()}
             run = replace(
                 run,
@@ -241,8 +243,8 @@ class Releases:
             if not stored:
                 self.record(run)
                 for table in schema.RELEASE_TABLES:
-                    self._db.send(table, rows[table.name])
-            del rows
+                    for part in _parts(rows[table.name]):
+                        self._db.send(table, _with_key(table, part, run))
             on_step("rows")
             if not stored:
                 for table in schema.RELEASE_TABLES:
@@ -541,6 +543,12 @@ class Releases:
                 return parquet.release_file(table, as_of, run_id)
         described = rows.cast(table.arrow_schema(_parquet_metadata(run_id, as_of, row)))
         return parquet.write_release_file(self.root, table, described, as_of, run_id)
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows in the portions in which they are sent. The run id is read by nobody yet, so no reader can see a part."""
+    for start in range(0, len(rows), _ROWS_PER_REQUEST):
+        yield rows.iloc[start : start + _ROWS_PER_REQUEST]
 
 
 def _with_key(table: schema.Table, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
