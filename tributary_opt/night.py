@@ -298,8 +298,8 @@ class Night:
             source_digest=source_digest(),
             numpy_version=np.__version__,
             server_version=".".join(map(str, self.sink.version())),
-            source_trades=int(sum(p["n_trades"].sum() for p in parameters)),
-            source_snapshots=int(sum(p["n_snapshots"].sum() for p in parameters)),
+            source_trades=int(sum(p["n_trades"][_once(p)].sum() for p in parameters)),
+            source_snapshots=int(sum(p["n_snapshots"][_once(p)].sum() for p in parameters)),
             future_rows=plan.future_rows,
             days_read=len(plan.outdated),
             n_markets=sum(len(p) for p in parameters),
@@ -443,6 +443,12 @@ def _session_end(code: str, window: Window) -> datetime | None:
     days = window.days[code]
     session = trading_calendar(code).session(days[-1]) if days else None
     return session.end if session else None
+
+
+def _once(parameters: pd.DataFrame) -> pd.Series:
+    """Every row but the second of two tokens that were folded: both count the same ticks."""
+    other = parameters["folded_with"].astype(object)
+    return other.isna() | (parameters["token_id"].astype(object) < other.where(other.notna(), ""))
 
 
 def _frame_digest(frame: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ RULES = CalibrationRules()
 SOUND: dict[str, Any] = {
     "market_id": "M",
     "token_id": "t",
+    "folded_with": None,
     "calendar": "24/7",
     "day_hours": 24.0,
     "window_start": AS_OF,

@@ -43,6 +43,7 @@ BOOKKEEPING = (
     "market_id",
     "token_id",
     "kind",
+    "folded_with",
     "calendar",
     "statistics_version",
     "settings_digest",

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tributary_opt import schema
+from tributary_opt.market_data import complements
 from tributary_opt.market_data.buckets import summarise, zero_rows
 from tributary_opt.market_data.calendars import ALWAYS_OPEN, Session, trading_calendar
 from tributary_opt.market_data.markets import ReferenceData
@@ -179,14 +180,15 @@ class MarketDays:
     def _known(self, window: Window) -> dict[date, pd.DataFrame]:
         rows = self._rows.known(window.first, window.as_of)
         now = self._reference.of(rows[["market_id", "token_id"]].drop_duplicates())
-        now = now[["market_id", "token_id", "calendar", "kind"]]
+        now = now[["market_id", "token_id", "calendar", "kind", "folded_with"]]
         rows = rows.merge(now, on=["market_id", "token_id"], how="left", suffixes=("", "_now"))
         moved = rows["calendar"] != rows["calendar_now"]
         if moved.any():
             # Its old days were cut by another calendar, and there may be days it had no row of at all.
             _LOG.info("%d market days of markets with a new calendar: the whole window is read again", moved.sum())
             rows["statistics_version"] = -1
-        rows.loc[rows["kind"] != rows["kind_now"], "statistics_version"] = -1
+        changed = (rows["kind"] != rows["kind_now"]) | (rows["folded_with"] != rows["folded_with_now"])
+        rows.loc[changed, "statistics_version"] = -1
         return {pd.Timestamp(str(stamp)).date(): part for stamp, part in rows.groupby("day")}
 
     def _up_to_date(self, rows: pd.DataFrame, sessions: dict[str, Session], digests: dict[str, str]) -> bool:
@@ -218,13 +220,15 @@ class MarketDays:
                 _LOG.warning("%s, %s: %d rows %s are left out", session.day, session.calendar, n, what)
         seen = seen[~nul & (seen["market_id"] != "")].reset_index(drop=True)
         reference = self._reference.of(seen)
-        return seen.assign(kind=reference["kind"], calendar=reference["calendar"], flow_cap=np.nan)
+        known = {name: reference[name] for name in ("kind", "calendar", "folded_with")}
+        return seen.assign(**known, flow_cap=np.nan)
 
     def _read_session(self, session: Session, source_digest: str) -> Iterator[pd.DataFrame]:
         seen = self._seen(session)
         ours = seen[seen["calendar"] == session.calendar]
         for kind, group in ours.groupby("kind"):
             for part, markets in self._slices(group, everything=len(group) == len(seen)):
+                part = complements.one_series(part)
                 trade_buckets = self._source.trade_buckets(session.start, session.end, markets)
                 book_buckets = self._source.book_buckets(
                     session.start,
@@ -234,7 +238,11 @@ class MarketDays:
                     markets=markets,
                 )
                 quoted = self._inferred_sides(session, part, markets, probability=kind == "probability")
-                rows = summarise(session, part, trade_buckets, book_buckets, quoted)
+                tables = (
+                    None if t is None else complements.onto_first(t, part)
+                    for t in (trade_buckets, book_buckets, quoted)
+                )
+                rows = complements.both_tokens(summarise(session, part, *tables), part)
                 yield rows.assign(
                     kind=kind,
                     statistics_version=STATISTICS_VERSION,
@@ -278,7 +286,8 @@ class MarketDays:
     def _zero_rows(self, day: date, instruments: pd.DataFrame, fingerprints: dict[date, Fingerprint]) -> pd.DataFrame:
         rows = zero_rows(day, instruments)
         reference = self._reference.of(rows)
-        rows["kind"], rows["calendar"] = reference["kind"], reference["calendar"]
+        for name in ("kind", "calendar", "folded_with"):
+            rows[name] = reference[name]
         rows["statistics_version"], rows["settings_digest"] = STATISTICS_VERSION, self._settings_digest
         for code in set(rows["calendar"]):
             session = self._session(code, day)

@@ -62,7 +62,7 @@ class ReferenceData:
 
     def __init__(self, rows: pd.DataFrame | None = None, rules: tuple[MarketRule, ...] = ()):
         self._rules = rules
-        self._rows = _newest(pd.DataFrame() if rows is None else rows)
+        self._rows = _both_ways(_newest(pd.DataFrame() if rows is None else rows))
 
     def calendars(self) -> list[str]:
         """Every calendar that may be in use, the default included; codes nobody knows left out."""
@@ -82,7 +82,24 @@ class ReferenceData:
         -------
         DataFrame with the same rows and order: market_id, token_id and `REFERENCE_COLUMNS`. `reference_problem` is
         empty, or says why the data cannot be used (the market will be refused); its calendar is then 24/7.
+        `folded_with` is the token whose ticks are this one's in the mirror, empty where there is none: a probability's
+        complement, if that is a probability of the same calendar and names this one.
         """
+        out = self._plain(markets)
+        token, other = (out[name].to_numpy(dtype=object) for name in ("token_id", "complement_token_id"))
+        named = [isinstance(name, str) and name not in ("", own) for name, own in zip(other, token, strict=True)]
+        asked = np.flatnonzero(np.array(named, dtype=bool) & _sound_probability(out))
+        folded = np.full(len(out), "", dtype=object)
+        if len(asked):
+            theirs = self._plain(
+                pd.DataFrame({"market_id": out["market_id"].to_numpy()[asked], "token_id": other[asked]})
+            )
+            agreed = _sound_probability(theirs) & (theirs["calendar"].to_numpy() == out["calendar"].to_numpy()[asked])
+            agreed &= theirs["complement_token_id"].to_numpy(dtype=object) == token[asked]
+            folded[asked[agreed]] = other[asked[agreed]]
+        return out.assign(folded_with=folded)
+
+    def _plain(self, markets: pd.DataFrame) -> pd.DataFrame:
         out = markets[["market_id", "token_id"]].reset_index(drop=True)
         out = out.assign(**_DEFAULTS, reference_source="default")
         out["resolution_time"] = pd.Series(pd.NaT, index=out.index, dtype="datetime64[us, UTC]")
@@ -141,6 +158,27 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
     if "updated_at" in rows:
         rows = rows.sort_values("updated_at", kind="stable")
     return rows.drop_duplicates(["market_id", "token_id"], keep="last").reset_index(drop=True)
+
+
+def _sound_probability(reference: pd.DataFrame) -> np.ndarray:
+    return np.asarray((reference["kind"] == "probability") & (reference["reference_problem"] == ""), dtype=bool)
+
+
+def _both_ways(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with every complement named by both tokens: what is said of one of them holds for the other."""
+    named = rows[(rows["token_id"] != "") & rows["complement_token_id"].notna()] if len(rows) else rows
+    if not len(named):
+        return rows
+    back = named.assign(token_id=named["complement_token_id"], complement_token_id=named["token_id"])
+    back = back.drop_duplicates(["market_id", "token_id"], keep=False)  # two that name the same one agree on nothing
+    keys = pd.MultiIndex.from_frame(rows[["market_id", "token_id"]])
+    place = keys.get_indexer(pd.MultiIndex.from_frame(back[["market_id", "token_id"]]))
+    rows = rows.copy()
+    said = rows["complement_token_id"].to_numpy(dtype=object, copy=True)
+    silent = (place >= 0) & pd.isna(said)[place]
+    said[place[silent]] = back["complement_token_id"].to_numpy(dtype=object)[silent]
+    rows["complement_token_id"] = said
+    return pd.concat([rows, back[place < 0]], ignore_index=True)
 
 
 def _known_calendar(code: object) -> bool:

@@ -43,7 +43,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     def newest(name: str) -> np.ndarray:
         return _newest(_plain(rows[name]), group, len(first))
 
-    calendar = rows["calendar"].to_numpy()[last]
+    calendar, folded = (rows[name].to_numpy(dtype=object)[last] for name in ("calendar", "folded_with"))
     n_days = np.array([len(window.days.get(code, ())) for code in calendar], dtype=np.int64)
     volume = rows["volume"].to_numpy(dtype=float)
     adv = total("volume") / np.maximum(n_days, 1)
@@ -86,6 +86,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
             {
                 "market_id": rows["market_id"].to_numpy()[last],
                 "token_id": rows["token_id"].to_numpy()[last],
+                "folded_with": np.where(folded == "", None, folded),
                 "calendar": calendar,
                 "day_hours": (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy()[last] / 3600.0,
                 "window_start": _utc([_first_day(window, code) for code in calendar]),

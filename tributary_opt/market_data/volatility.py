@@ -223,7 +223,8 @@ def probability_ceiling(price: ArrayLike, days_left: ArrayLike) -> Floats:
     """The largest σ that lasts: σ² T ≤ p (1 - p), the whole variance that a martingale has left to 0 or 1. [1/√day]"""
     p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((left > 0) & (p > 0) & (p < 1), np.sqrt(p * (1.0 - p) / left), np.nan)
+        smaller = _smaller(p)
+        return np.where((left > 0) & (p > 0) & (p < 1), np.sqrt(smaller * (1.0 - smaller) / left), np.nan)
 
 
 def probability_prior(price: ArrayLike, days_left: ArrayLike) -> Floats:
@@ -234,7 +235,7 @@ def probability_prior(price: ArrayLike, days_left: ArrayLike) -> Floats:
     """
     p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
     inside = (left > 0) & (p > 0) & (p < 1)
-    z = np.vectorize(NormalDist().inv_cdf, otypes=[float])(np.where(inside, np.minimum(p, 1.0 - p), 0.5))
+    z = np.vectorize(NormalDist().inv_cdf, otypes=[float])(np.where(inside, _smaller(p), 0.5))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(inside, np.exp(-(z**2) / 2.0) / np.sqrt(2.0 * np.pi) / np.sqrt(left), np.nan)
 
@@ -289,6 +290,12 @@ def with_prior(
 
 
 # --- inside -------------------------------------------------------------------------------------------------
+
+
+def _smaller(p: Floats) -> Floats:
+    """min(p, 1 - p), without the rounding of 1 - p: the same for both tokens to the last bit."""
+    return np.asarray(np.round(np.minimum(p, 1.0 - p), 14), dtype=float)
+
 
 # Trades a bar; share of the variance that Parkinson, Garman-Klass and Rogers-Satchell show. 12,000 to 600,000 bars
 # each.

@@ -14,7 +14,10 @@ from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
 BOOKKEEPING = ("statistics_version", "settings_digest", "source_digest")
 """Columns kept only to know when a day must be read again."""
 
-_KNOWN_BY = ("day", "market_id", "token_id", "calendar", "kind", "session_start", "session_end", *BOOKKEEPING)
+_KNOWN_BY = (
+    *("day", "market_id", "token_id", "calendar", "kind", "folded_with", "session_start", "session_end"),
+    *BOOKKEEPING,
+)
 
 
 class MarketDayRows:
@@ -56,7 +59,7 @@ class MarketDayRows:
     def _read(self, sql: str) -> pa.Table:
         rows = self._db.query(sql)
         for name in rows.column_names:
-            if name in ("market_id", "token_id", "source_digest"):
+            if name in ("market_id", "token_id", "folded_with", "source_digest"):
                 rows = rows.set_column(rows.column_names.index(name), name, rows[name].fill_null(""))
         return rows
 
@@ -66,7 +69,7 @@ def to_frame(rows: pa.Table) -> pd.DataFrame:
     rows = rows.select(schema.MARKET_DAYS.names)
     for i, column in enumerate(schema.MARKET_DAYS.columns):
         # Of days whose ticks have retired, what a newer version measures is unknown: it adds nothing to a sum.
-        missing = column.name.endswith(("_price", "_mid"))
+        missing = column.name.endswith(("_price", "_mid")) or column.name == "flow_cap"
         if column.type in ("INT", "LONG") or (column.type == "DOUBLE" and not missing):
             rows = rows.set_column(i, column.name, rows[column.name].fill_null(0))
     frame: pd.DataFrame = rows.to_pandas()
