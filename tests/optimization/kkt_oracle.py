@@ -111,9 +111,9 @@ def optimality_gap(problem: Problem, slices: Any) -> float:
     """A proof of how near a schedule is to the optimum, relative to its objective, that solves nothing.
 
     The objective f is convex, so f(n) - f(y) <= g·(n - y) for every schedule y, with g its gradient at n. The largest
-    right side over all y within the caps that trade as much fills the slices of least g first. In 50 digits; without
-    permanent impact.
+    right side over all y within the caps that trade as much fills the slices of least g first. In 50 digits.
     """
+    bend = _bend(problem)
     k, lam = mpf(float(problem.exponent)), mpf(float(problem.risk_aversion))
     n = [mpf(float(v)) for v in slices]
     s = [mpf(float(v)) ** 2 for v in problem.slice_sd]
@@ -123,8 +123,8 @@ def optimality_gap(problem: Problem, slices: Any) -> float:
     gradient, value, pushed = [], mpf(0), mpf(0)
     for j, traded in enumerate(n):
         a, e = mpf(float(problem.impact[j])), mpf(float(problem.spread[j]))
-        gradient.append(e + (1 + k) * a * traded**k + pushed)
-        value += e * traded + a * traded ** (1 + k) + lam * s[j] * held[j] ** 2
+        gradient.append(e + (1 + k) * a * traded**k - bend * traded + pushed)
+        value += e * traded + a * traded ** (1 + k) - bend / 2 * traded**2 + lam * s[j] * held[j] ** 2
         pushed += 2 * lam * s[j] * held[j]
     rest, least = sum(n), mpf(0)
     for j in sorted(range(len(n)), key=lambda j: gradient[j]):

@@ -45,7 +45,7 @@ from tributary_opt.optimization.scheduler import (
     InfeasibleSchedule,
     schedule_order,
 )
-from tributary_opt.optimization.solver import Method, Solution, kkt_residual, solve
+from tributary_opt.optimization.solver import Method, Solution, kkt_residual, replan, solve
 from tributary_opt.optimization.strategies import (
     AlmgrenChrissStrategy,
     AlmgrenChrissVolumeTimeStrategy,
@@ -111,6 +111,7 @@ __all__ = [
     "linear_shapes",
     "market_problem",
     "plot_frontier",
+    "replan",
     "risk_aversion_from_cost",
     "risk_aversion_from_decay_time",
     "risk_aversion_from_half_life",

@@ -29,7 +29,7 @@ taken out and never touched again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -40,11 +40,13 @@ from tributary_opt.optimization.closed_form import (
     FloatArray,
     SolveStatus,
     _fill_shapes,
+    _floats,
+    _in_range,
 )
 from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, schedule_cost
 from tributary_opt.optimization.riccati import CHUNK_ELEMENTS, RiccatiChunk, riccati, scaled_risk
 
-__all__ = ["Method", "Solution", "kkt_residual", "solve", "solve_tracking"]
+__all__ = ["Method", "Solution", "kkt_residual", "replan", "solve", "solve_tracking"]
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
@@ -136,6 +138,43 @@ def solve(problem: Problem) -> Solution:
         sweeps.reshape(shape),
         status.reshape(shape),
     )
+
+
+def replan(problem: Problem, first_slice: int, held: ArrayLike) -> Solution:
+    """Optimal rest of orders already under way, from what is held and the slices that are left.
+
+    Without caps it is the tail of the original schedule where `held` is what that schedule has left (the optimum is
+    consistent in time); with caps, or after another course of events, it is the optimum of the rest.
+
+    Parameters
+    ----------
+    problem : Problem
+        As it was at the start.
+    first_slice : int
+        Slices already over, 0 <= first_slice < N. [-]
+    held : array_like, broadcastable to (...)
+        What is left to trade, >= 0; nothing where it is 0. [contracts]
+
+    Returns
+    -------
+    Solution
+        Over the N - `first_slice` slices left, with what these are expected to cost and their variance.
+    """
+    if not 0 <= first_slice < problem.n_steps:
+        raise ValueError(f"first_slice must be from 0 to {problem.n_steps - 1}, got {first_slice}: the order is over")
+    left = np.broadcast_to(_floats("held", held), problem.shape)
+    if not _in_range(left).all():
+        raise ValueError(f"held must be finite and >= 0, got {left[~_in_range(left)].flat[0]:g}")
+    rest = problem.tail(first_slice, np.where(left > 0, left, problem.order_size))
+    idle = left == 0
+    if idle.any():  # solved without caps, so that it is feasible, and then emptied
+        rest = replace(rest, cap=np.where(idle[..., np.newaxis], np.inf, rest.cap))
+    solution = solve(rest)
+    for array in (solution.slices, solution.holdings):
+        array[idle] = 0.0
+    for name in ScheduleCost.__dataclass_fields__:
+        getattr(solution.cost, name)[idle] = 0.0
+    return solution
 
 
 def _flat(problem: Problem, rows: slice | IntArray) -> Problem:
