@@ -30,7 +30,7 @@ from prefect.tasks import exponential_backoff
 
 from tributary_opt import night as core
 from tributary_opt import schema
-from tributary_opt.night import Calibrated, Choices, NightReport, Plan, open_night
+from tributary_opt.night import Calibrated, Choices, NightReport, Plan, Seen, open_night
 from tributary_opt.precompute import precompute as solve
 from tributary_opt.report import markdown
 from tributary_opt.settings import Grid, Retention, Runner, Settings
@@ -115,13 +115,21 @@ def chunk(choices: Choices, as_of: date, fresh: pd.DataFrame | None) -> list[lis
         return dealt(night.chunks(choices, as_of, fresh))
 
 
-@task(task_run_name="calibrate {label}", **_TALKS_TO_QUESTDB)
-def calibrate(
+@task(task_run_name="measure {label}", **_TALKS_TO_QUESTDB)
+def measure(
     chunks: list[tuple[str, str] | None], label: str, choices: Choices, as_of: date, fresh: pd.DataFrame | None
-) -> list[Calibrated]:
-    """Parameters of the markets of some chunks."""
+) -> list[Seen]:
+    """What the window says of the markets of some chunks."""
     with open_night(Settings()) as night:
-        return [night.calibrate(choices, as_of, chunk, fresh) for chunk in chunks]
+        return [night.measure(choices, as_of, chunk, fresh) for chunk in chunks]
+
+
+@task(**_TALKS_TO_QUESTDB)
+def calibrate(seen: list[list[Seen]], choices: Choices, as_of: date) -> list[list[Calibrated]]:
+    """Parameters of every market, all judged together; dealt out as they were measured."""
+    with open_night(Settings()) as night:
+        calibrated = iter(night.calibrate(choices, as_of, flat(seen)))
+    return [[part for _, part in zip(parts, calibrated, strict=False)] for parts in seen]
 
 
 @task(**_COMPUTES)
@@ -159,7 +167,9 @@ def run_days(plans: list[Plan], label: str, choices: Choices, trajectories: bool
     done = []
     with open_night(Settings()) as night:
         for day in plans:
-            calibrated = [night.calibrate(choices, day.as_of, chunk) for chunk in night.chunks(choices, day.as_of)]
+            chunks = night.chunks(choices, day.as_of)
+            seen = [night.measure(choices, day.as_of, chunk) for chunk in chunks]
+            calibrated = night.calibrate(choices, day.as_of, seen)
             if not any(len(part.parameters) for part in calibrated):
                 _LOG.info("%s: no market has a row in the window; skipped", day.as_of)
                 continue
@@ -294,10 +304,11 @@ def observed(chunks: Chunks, choices: Choices, plans: Sequence[Plan], *, store: 
 def calibrated_chunks(
     chunks: Chunks, choices: Choices, plan: Plan, fresh: pd.DataFrame | None
 ) -> list[list[Calibrated]]:
-    """Parameters of every market of the window, by task."""
+    """Parameters of every market of the window, by task: each measured on its own, then judged with all others."""
     parts = chunk(choices, plan.as_of, fresh)
     over: Mapping[str, Sequence[Any]] = {"chunks": parts, "label": [_span(part[0][0], part[-1][1]) for part in parts]}
-    return chunks.map(calibrate, over, choices=choices, as_of=plan.as_of, fresh=fresh)
+    seen = chunks.map(measure, over, choices=choices, as_of=plan.as_of, fresh=fresh)
+    return calibrate(seen, choices, plan.as_of)
 
 
 def dealt(items: Sequence[_T]) -> list[list[_T]]:

@@ -24,7 +24,11 @@ from pydantic import BaseModel
 
 import tributary_opt
 from tributary_opt import schema
-from tributary_opt.calibration.rule import calibrate
+from tributary_opt.calibration.drift import with_drift
+from tributary_opt.calibration.impact_evidence import impact_evidence
+from tributary_opt.calibration.own_executions import checked
+from tributary_opt.calibration.parameters import Measured, calibrate
+from tributary_opt.calibration.parameters import together as all_markets
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.market_days import MarketDays, Window, newest_complete_day, window_digest
 from tributary_opt.market_data.markets import ReferenceData, read_markets_file
@@ -96,12 +100,23 @@ class Plan:
 
 
 @dataclass
+class Seen:
+    """What was measured of a chunk's markets, and digests of what it was made from."""
+
+    measured: Measured
+    input_digest: str
+    reference_digest: str
+
+
+@dataclass
 class Calibrated:
     """Parameters of some markets and digests of what they were made from."""
 
     parameters: pd.DataFrame
     input_digest: str
     reference_digest: str
+    context_digest: str = ""
+    """Of what else decided the rows: own executions, and the release that drift is measured against."""
 
 
 @dataclass
@@ -221,28 +236,59 @@ class Night:
         window = self._window(choices, as_of)
         return self._days(choices).chunks(window, MARKETS_PER_CHUNK, fresh)
 
-    def calibrate(
+    def measure(
         self,
         choices: Choices,
         as_of: date,
         chunk: tuple[str, str] | None = None,
         fresh: pd.DataFrame | None = None,
-    ) -> Calibrated:
-        """Parameters of the markets of a chunk (None: all), from the window's stored rows.
+    ) -> Seen:
+        """What the window's stored rows say of the markets of a chunk (None: all), before any of it is judged.
 
         `fresh` are rows of days that were read but not stored (a dry run); they replace the stored ones.
         """
         window = self._window(choices, as_of)
         rows = self._days(choices).load(window, chunk, fresh)
-        if choices.markets:
-            rows = rows[rows["market_id"].isin(choices.markets)].reset_index(drop=True)
         statistics = window_statistics(rows, window)
         reference = self.reference.of(statistics)
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
         end = pd.to_datetime(end, utc=True)
         statistics = with_prior(statistics, reference, end, choices.calibration.sigma_prior_log_sd)
-        parameters = calibrate(statistics, reference, choices.calibration, end)
-        return Calibrated(parameters, window_digest(rows), _frame_digest(reference))
+        measured = Measured(
+            statistics,
+            reference,
+            end,
+            impact_evidence(rows, _weights(rows, as_of, choices.calibration.half_life_days)),
+        )
+        return Seen(measured, window_digest(rows), _frame_digest(reference))
+
+    def calibrate(self, choices: Choices, as_of: date, seen: list[Seen]) -> list[Calibrated]:
+        """Parameters of every market that was measured, a frame for each chunk of `seen`.
+
+        All markets are judged together, since a market leans on its peers: the rows are the same however the markets
+        were cut into chunks. A run of some markets leans on all that are in the window, and has the whole night's rows.
+        """
+        executions = self._executions()
+        before = self.releases.before(as_of)
+        parts = [part.measured for part in seen]
+        if not sum(map(len, parts)):
+            return []
+        slice_days = choices.grid.horizons[0] / choices.grid.n_steps
+        parameters = calibrate(all_markets(parts), choices.calibration, slice_days=slice_days, executions=executions)
+        if before is not None:
+            then = self.releases.read(schema.PARAMETERS, before.as_of, before.run_id).to_pandas()
+            parameters = with_drift(parameters, then)
+        context = _joined([before.run_id if before else "", "" if executions is None else _frame_digest(executions)])
+        ends = np.cumsum([len(part) for part in parts])
+        calibrated = []
+        for part, end in zip(seen, ends, strict=True):
+            rows = parameters.iloc[end - len(part.measured) : end]
+            if choices.markets:
+                rows = rows[rows["market_id"].isin(choices.markets)]
+            calibrated.append(
+                Calibrated(rows.reset_index(drop=True), part.input_digest, part.reference_digest, context)
+            )
+        return calibrated
 
     def stored(self, run_id: str, grid: Grid, markets: tuple[str, ...] = ()) -> tuple[Choices, Plan, Calibrated]:
         """Parameters of a finished run (empty: the current one), as if they had just been calibrated; no tick is read.
@@ -278,6 +324,7 @@ class Night:
             "as_of": plan.as_of.isoformat(),
             "input": input_digest,
             "reference": reference_digest,
+            "context": _joined(sorted({c.context_digest for c in calibrated})),
             "settings": choices.as_json(),
             "scope": scope,
             "package_version": tributary_opt.__version__,
@@ -313,6 +360,12 @@ class Night:
             return None
         parameters: pd.DataFrame = self.releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id).to_pandas()
         return parameters
+
+    def _executions(self) -> pd.DataFrame | None:
+        path = self.settings.executions_file
+        if path is None:
+            return None
+        return checked(pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path))
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -378,15 +431,19 @@ def run_night(
             progress("observe", len(plan.outdated), len(plan.outdated))
         unstored = pd.concat(fresh) if fresh else None
         chunks = night.chunks(choices, plan.as_of, unstored)
-        calibrated, solved = [], []
+        seen, solved = [], []
         for i, chunk in enumerate(chunks):
-            progress("calibrate and precompute", i, len(chunks))
+            progress("calibrate", i, len(chunks))
             with _timed(timings, "calibrate"):
-                part = night.calibrate(choices, plan.as_of, chunk, unstored)
-            calibrated.append(part)
+                seen.append(night.measure(choices, plan.as_of, chunk, unstored))
+        with _timed(timings, "calibrate"):
+            calibrated = night.calibrate(choices, plan.as_of, seen)
+        progress("calibrate", len(chunks), len(chunks))
+        for i, part in enumerate(calibrated):
+            progress("precompute", i, len(calibrated))
             with _timed(timings, "precompute"):
                 solved.append(precompute(part.parameters, choices.grid, plan.as_of))
-        progress("calibrate and precompute", len(chunks), len(chunks))
+        progress("precompute", len(calibrated), len(calibrated))
         parameters, trajectories = together(calibrated, solved)
         run = night.make_run(choices, plan, calibrated)
         outcome = None
@@ -449,6 +506,14 @@ def _once(parameters: pd.DataFrame) -> pd.Series:
     """Every row but the second of two tokens that were folded: both count the same ticks."""
     other = parameters["folded_with"].astype(object)
     return other.isna() | (parameters["token_id"].astype(object) < other.where(other.notna(), ""))
+
+
+def _weights(rows: pd.DataFrame, as_of: date, half_life_days: float | None) -> np.ndarray | None:
+    """What each day counts for: half of it every half-life."""
+    if half_life_days is None:
+        return None
+    age = (pd.Timestamp(as_of, tz="UTC") - rows["day"]).dt.total_seconds().to_numpy() / 86_400.0
+    return np.asarray(0.5 ** (age / half_life_days))
 
 
 def _frame_digest(frame: pd.DataFrame) -> str:

@@ -219,6 +219,9 @@ def _time(name: str, meaning: str) -> Column:
 
 _MARKET = (_symbol("market_id", "the market"), _symbol("token_id", "the instrument within the market"))
 
+PARAMETER_DRIFTS: Final = ("epsilon", "eta", "gamma", "sigma")
+"""Parameters whose change against the release before is a z-score in the row."""
+
 IMPACT_BUCKETS: Final = (5, 15, 30, 60)
 """Bucket lengths of the impact sums. [minutes]"""
 
@@ -411,7 +414,8 @@ PARAMETERS: Final = Table(
         _double("mean_mid", "price", "plain mean of the two-sided mids, a look each"),
         _double("sigma", "price/day^0.5", "volatility within sessions"),
         _double("sigma_se", "price/day^0.5", "its standard error, from the moves themselves"),
-        _symbol("sigma_source", "how it was measured: realised_mid | two_scale_trades | martingale_prior"),
+        _symbol("sigma_source", "how it was measured: realised_mid | two_scale_trades | martingale_prior | pool"),
+        _double("sigma_measured", "price/day^0.5", "it before the peers' share, from this market alone"),
         _double("sigma_two_scale", "price/day^0.5", "from trades, their bounce taken out; null where not above 0"),
         _double("sigma_bipower", "price/day^0.5", "of mids, jumps left out"),
         _double("sigma_parkinson", "price/day^0.5", "Parkinson's, from trades; null on thin or bouncing tapes"),
@@ -426,8 +430,70 @@ PARAMETERS: Final = Table(
         _double("epsilon", "price", "half-spread plus taker fee: fixed cost per contract"),
         _double("eta", "price/(contract/day)", "temporary impact of the trading rate"),
         _double("gamma", "price/contract", "permanent impact per contract"),
-        _double("reference_rate", "contracts/day", "trading rate at which eta was matched"),
-        _symbol("method", "how eta and gamma were set: rule"),
+        _double("reference_rate", "contracts/day", "trading rate at which eta was matched to the law"),
+        _double("alpha", "-", "exponent of the temporary law; the linear eta is its secant at reference_rate"),
+        _double("alpha_se", "-", "its standard deviation"),
+        _symbol("method", "how eta and gamma were set: law | tape | rule"),
+        _symbol("strength", "what impact rests on: own_executions | own_tape | pool | prior | rule"),
+        _symbol("grade", "A | B | C | D: how far to trust the row; null where refused"),
+        _text("grade_reason", "the criteria that decided the grade, with their figures"),
+        _double("epsilon_se", "price", "standard error of epsilon, days as clusters"),
+        _double(
+            "eta_se", "price/(contract/day)", "what the tape leaves open in eta; the prior's width is in the interval"
+        ),
+        _double(
+            "gamma_se", "price/contract", "what the tape leaves open in gamma; the prior's width is in the interval"
+        ),
+        *(
+            _double(f"{name}_{end}", unit, f"{quantile} % quantile of {name}")
+            for name, unit in (
+                ("epsilon", "price"),
+                ("eta", "price/(contract/day)"),
+                ("gamma", "price/contract"),
+                ("sigma", "price/day^0.5"),
+            )
+            for end, quantile in (("low", "2.5"), ("high", "97.5"))
+        ),
+        *(
+            _double(f"{name}_{method}", unit, f"{name} by the {method} alone, whatever the method of the row")
+            for method in ("law", "tape", "rule")
+            for name, unit in (("eta", "price/(contract/day)"), ("gamma", "price/contract"))
+        ),
+        _double("law_b", "-", "b of the temporary law b sigma |X/(V T)|^alpha"),
+        _double("law_b_sd", "-", "standard deviation of its logarithm"),
+        _double("law_permanent", "-", "permanent prefactor, in sigma/V per contract"),
+        _double("law_permanent_sd", "-", "standard deviation of its logarithm"),
+        _int("own_orders", "own executions in this market that moved the law"),
+        _long("response_n", "pairs of adjacent buckets behind the response"),
+        _int("response_clusters", "clusters behind its standard error: days, or blocks of two hours"),
+        _int("response_minutes", "bucket length of the response", "min"),
+        _double("response", "price/contract", "the mid's response to signed flow, from this market's tape alone"),
+        _double("response_se", "price/contract", "its clustered standard error"),
+        _double("response_r2", "-", "share of the moves' variance that flow explains"),
+        _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
+        _double("response_log_sd", "-", "standard deviation of its logarithm"),
+        _double("response_own", "-", "share of its precision that is the market's own, the rest is the pool's"),
+        _double("response_relative", "-", "it over the peers' middle: what moves the law"),
+        _double("direct_eta", "price/(contract/day)", "direct cost of the aggressors' rate, this tape alone"),
+        _double("direct_eta_se", "price/(contract/day)", "its clustered standard error"),
+        _int("direct_minutes", "its bucket length, the nearest to a slice", "min"),
+        *(
+            _double(f"cost_{law}_bps", "bps", f"cost of 1 % of ADV over a day, half-spread and fee included, {said}")
+            for law, said in (
+                ("law", "by the default law"),
+                ("tape", "by the tape's own linear impact"),
+                ("rule", "by the 1 % / 10 % rule"),
+                ("square_root", "by half-spread + 2/3 sigma sqrt(X/V)"),
+            )
+        ),
+        _double("model_risk", "-", "dearest over cheapest of these"),
+        _double("log_kappa_sd", "-", "standard deviation of log kappa from sigma and eta"),
+        _double("implied_regret", "-", "(c + 1/c)/2 - 1 at c = exp(log_kappa_sd): what a kappa wrong by c costs"),
+        _int("data_age", "trading days from the newest source row to as_of", "day"),
+        *(
+            _double(f"{name}_drift_z", "-", f"change of log {name} since the release before, in standard errors")
+            for name in PARAMETER_DRIFTS
+        ),
         Column("volume_profile", "DOUBLE[]", "-", "share of the volume by hour 0-23 of the calendar's own clock"),
         Column("variance_profile", "DOUBLE[]", "-", "share of the realised variance by hour 0-23, same clock"),
     ),

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     parquet: Path | None = Field(None, description="Folder for Parquet; empty: parquet in home")
     source_tables: SourceTables = SourceTables()
     markets_file: Path | None = Field(None, description="Reference data as Parquet or CSV, instead of a table")
+    executions_file: Path | None = Field(
+        None, description="Own parent orders as Parquet or CSV; they update the impact law"
+    )
     market_rules: tuple[MarketRule, ...] = Field(
         (), description="Reference data by market-id pattern, first match counts"
     )
@@ -122,7 +125,7 @@ class Settings(BaseSettings):
     embedded_memory_mb: int = Field(1_024, ge=256, le=65_536, description="Java heap of the embedded server")
     questdb_jar: Path | None = Field(None, description="The embedded server's jar, where it cannot be fetched")
 
-    @field_validator("home", "parquet", "markets_file", "questdb_jar")
+    @field_validator("home", "parquet", "markets_file", "executions_file", "questdb_jar")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -163,9 +166,64 @@ class StatisticsRules(_Choice):
     )
 
 
-class CalibrationRules(_Choice):
-    """From statistics to parameters: the window, and the thresholds for a refusal."""
+class LawPrior(_Choice):
+    """The default law before any tape: cost = half-spread + 1/2 permanent + b sigma |X/(V T)|^beta."""
 
+    b: float = Field(0.142, gt=0, description="Prefactor of the temporary part (Almgren et al. 2005)")
+    b_level_sd: float = Field(0.4, gt=0, le=5, description="Log-sd of its level in all markets together")
+    b_market_sd: float = Field(0.3, ge=0, le=5, description="Log-sd from market to market")
+    beta: float = Field(0.60, ge=0.3, le=1, description="Exponent of the trading rate")
+    beta_sd: float = Field(0.04, gt=0, le=1, description="Its standard deviation")
+    permanent: float = Field(0.314, gt=0, description="Permanent prefactor, in sigma / V per contract")
+    permanent_level_sd: float = Field(0.8, gt=0, le=5, description="Log-sd of its level in all markets together")
+    permanent_market_sd: float = Field(0.6, ge=0, le=5, description="Log-sd from market to market")
+    temporary_follows: float = Field(
+        0.5, ge=0, le=1, description="Power of a market's response, relative to its peers', by which b moves"
+    )
+    permanent_follows: float = Field(
+        1.0, ge=0, le=1, description="Power of a market's response, relative to its peers', by which permanent moves"
+    )
+
+
+Limits = tuple[float, float, float]
+
+
+class GradeLimits(_Choice):
+    """What a market needs for a grade: three limits each, for A, B and C; D is what is left."""
+
+    response_log_sd: Limits = Field((0.25, 0.5, 1.0), description="Log-sd of the response, at most")
+    sigma_log_sd: Limits = Field((0.05, 0.10, 0.25), description="Relative error of sigma, at most")
+    buckets: Limits = Field((1_000, 200, 50), description="Buckets behind the response, at least")
+    signed_share: Limits = Field((0.8, 0.5, 0.2), description="Share of the volume with an aggressor, at least")
+    data_age: Limits = Field((0, 1, 2), description="Trading days since the newest row, at most [day]")
+    model_risk: Limits = Field((3, 6, 12), description="Dearest over cheapest law for the reference order, at most")
+    regret: Limits = Field((0.05, 0.10, 0.25), description="Implied regret of the point estimate, at most")
+
+
+class CalibrationRules(_Choice):
+    """From statistics to parameters: the window, the thresholds for a refusal, the law, the pool and the grades."""
+
+    method: Literal["law", "tape", "rule"] = Field(
+        "law",
+        description="Which eta and gamma are published. law: literature, moved by the market's response; tape: direct "
+        "cost and response; rule: 1 % / 10 % of the volume a spread. All three are computed",
+    )
+    reference_rate_pct: float = Field(
+        1.0, gt=0, le=100, description="Trading rate at which the linear eta meets the law [% of ADV per day]"
+    )
+    half_life_days: float | None = Field(
+        None, gt=0, description="Age at which a day's flow and moves count for half; empty: all the same [day]"
+    )
+    response_minutes: Literal[5, 15, 30, 60] = Field(5, description="Bucket length of the response that is used [min]")
+    pool_min_markets: int = Field(10, ge=2, description="Fewer markets with an estimate are no pool")
+    sign_accuracy: float = Field(
+        1.0,
+        gt=0.5,
+        le=1,
+        description="Share of the aggressors that are right; the response is corrected for the rest",
+    )
+    law: LawPrior = LawPrior()
+    grades: GradeLimits = GradeLimits()
     lookback_days: int = Field(30, ge=1, le=366, description="Trading days in the window [day]")
     min_trades: int = Field(30, ge=1, description="Fewer trades in the window: too_few_trades")
     min_active_hours: int = Field(20, ge=1, description="Fewer clock hours with a trade: too_few_hours [h]")

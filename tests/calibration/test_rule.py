@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from evidence_made import evidence
 from tick_tables import assert_same_rows
 
 from tributary_opt import schema
-from tributary_opt.calibration.rule import calibrate
+from tributary_opt.calibration.parameters import Measured, calibrate
 from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.optimization.almgren_chriss import calibrate_ac_params
 from tributary_opt.settings import CalibrationRules
 
 AS_OF = pd.Timestamp("2024-03-05", tz="UTC")
 END = pd.Timestamp("2024-03-06", tz="UTC")
-RULES = CalibrationRules()
+RULES = CalibrationRules(method="rule")
 
 SOUND: dict[str, Any] = {
     "market_id": "M",
@@ -100,7 +101,8 @@ def calibrated(*changes: dict[str, Any], rules: CalibrationRules = RULES) -> pd.
         assert set(change) <= {*SOUND, *of_reference}
     frame = pd.DataFrame(statistics)
     reference = ReferenceData(pd.DataFrame(markets)).of(frame)
-    return calibrate(frame, reference, rules, pd.Series([END] * len(frame)))
+    end = pd.Series([END] * len(frame))
+    return calibrate(Measured(frame, reference, end, evidence(len(frame))), rules)
 
 
 def verdicts(*changes: dict[str, Any], rules: CalibrationRules = RULES) -> list[str]:
@@ -160,7 +162,7 @@ def test_every_market_agrees_with_the_single_order_calibration() -> None:
         single = calibrate_ac_params(draw["adv"], draw["spread"], draw["sigma"] / draw["price"], draw["price"])
         assert (row["eta"], row["gamma"], row["epsilon"]) == (single.eta, single.gamma, single.epsilon)
         assert row["reference_rate"] == single.reference_rate
-        assert row["sigma"] == pytest.approx(single.sigma, rel=4e-16)
+        assert row["sigma_measured"] == pytest.approx(single.sigma, rel=4e-16)
 
 
 def test_market_alone_has_the_same_row_to_the_last_bit() -> None:
@@ -190,7 +192,8 @@ def test_price_in_cents_and_size_in_lots_of_a_hundred_scale_the_parameters() -> 
 
 def test_no_market_gives_no_row() -> None:
     empty = pd.DataFrame({k: pd.Series([v]) for k, v in SOUND.items()}).iloc[:0]
-    out = calibrate(empty, ReferenceData().of(empty), RULES, pd.Series([], dtype="datetime64[us, UTC]"))
+    end = pd.Series([], dtype="datetime64[us, UTC]")
+    out = calibrate(Measured(empty, ReferenceData().of(empty), end, evidence(0)), RULES)
     assert len(out) == 0
 
 
@@ -291,6 +294,7 @@ def test_tick_size_of_the_market_goes_before_the_default_tick() -> None:
 
 def test_thresholds_are_settings() -> None:
     strict = CalibrationRules(
+        method="rule",
         min_trades=2000,
         min_active_hours=600,
         stale_after_days=0,

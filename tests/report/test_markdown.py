@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt.night import NightReport, Plan
-from tributary_opt.report.markdown import changes, days_report, plans_report, refusals, run_report
+from tributary_opt.report.markdown import changes, days_report, movers, plans_report, refusals, run_report
 from tributary_opt.storage.releases import Outcome, Run
 
 DAY = date(2026, 3, 4)
@@ -101,3 +101,34 @@ def test_refusals_are_sorted_and_hold_texts_only() -> None:
 def test_reports_of_many_days() -> None:
     assert "No day" in days_report([])
     assert "2, 2026-03-03 to 2026-03-04" in plans_report([date(2026, 3, 3), DAY], [])
+
+
+# --- grades and movers --------------------------------------------------------------------------------------
+
+
+def test_report_counts_grades_with_what_decided_most_of_them() -> None:
+    graded = [
+        market("A") | {"grade": "D", "grade_reason": "laws apart by a factor 40; implied regret 0.3"},
+        market("B") | {"grade": "D", "grade_reason": "laws apart by a factor 13.2"},
+        market("C") | {"grade": "A", "grade_reason": "every limit of A is kept"},
+    ]
+    text = run_report(night(parameters(*graded)))
+    assert "| A | 1 | every limit of A is kept |" in text
+    assert "| D | 2 | laws apart by a factor |" in text
+
+
+def test_report_lists_what_moved_by_more_than_chance_the_furthest_first() -> None:
+    now = parameters(
+        market("A") | {"eta_drift_z": -4.2, "sigma_drift_z": 1.0},
+        market("B") | {"eta_drift_z": np.nan, "sigma_drift_z": 9.5},
+        market("C") | {"eta_drift_z": 3.9, "sigma_drift_z": 0.0},
+    )
+    moved = movers(now)
+    assert list(zip(moved["market_id"], moved["parameter"], moved["z"], strict=True)) == [
+        ("B", "sigma", 9.5),
+        ("A", "eta", -4.2),
+    ]
+    text = run_report(night(now, parameters(market("A"), market("B"), market("C"))))
+    assert "(2)" in text
+    assert "| B | sigma | 0.02 | +9.5 |" in text
+    assert not len(movers(parameters(market("A"))))

@@ -279,9 +279,9 @@ def _power_law(
         p_var = np.where(at_bound, 1 / h11, h22 / (h11 * for_d))
         p_se = np.sqrt(np.where(by_day, few * sums(group, of_p**2, n), variance * p_var))
         unit = r / q**d
+        # Without a response there is no curve whose bend could be measured: |P| is then within one error of nothing.
+        flat = ~(np.abs(p) > np.sqrt(np.where(by_day, few * sums(group, (s1 / h11[group]) ** 2, n), variance / h11)))
 
-    # Without a response there is no curve whose bend could be measured: |P| is then within one error of nothing.
-    flat = ~(np.abs(p) > np.sqrt(np.where(by_day, few * sums(group, (s1 / h11[group]) ** 2, n), variance / h11)))
     reason = np.where(ok, np.where(flat, NO_RESPONSE, np.where(at_bound, AT_BOUND, "")), line_reason)
     curved = reason == ""
     given = ok & ~flat

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tributary_opt import schema
 from tributary_opt.night import NightReport
 
 _KEY = ["market_id", "token_id"]
 _LARGEST = 10
+MOVED = 4.0
+"""Standard errors from which a change is a move: among 10,000 numbers chance makes less than one. [-]"""
+_FIGURE = r" (?:-?[\d.]+(?:e[+-]?\d+)?|inf|unknown)$"
 _NAMED = 20
 """Markets named in a list before it says how many more there are."""
 
@@ -71,6 +75,9 @@ def run_report(night: NightReport) -> str:
     refused = p.loc[p["status"] != "ok", "reason"].value_counts()
     if len(refused):
         parts += ["## Refused", _table(["reason", "markets"], refused.items())]
+    grades = _grades(p)
+    if len(grades):
+        parts += ["## Grades", _table(["grade", "markets", "most often because of"], grades)]
     if len(night.trajectories):
         statuses = night.trajectories["status"].value_counts()
         parts += ["## Schedules", _table(["status", "schedules"], ((s, f"{n:,}") for s, n in statuses.items()))]
@@ -165,7 +172,48 @@ def _changes(night: NightReport) -> str:
                 for r in moved.itertuples()
             )
             parts += [f"**Largest moves of {name}**", _table(["market", "before", "now", "%"], rows)]
+    moved = movers(night.parameters)
+    if len(moved):
+        listed = [
+            (_name((r.market_id, r.token_id)), r.parameter, f"{r.now:.4g}", f"{r.z:+.1f}")
+            for r in moved.iloc[:_NAMED].itertuples()
+        ]
+        title = f"**Moved by {MOVED:g} standard errors or more** ({len(moved):,})"
+        parts += [title, _table(["market", "parameter", "now", "z"], listed)]
     return "\n\n".join(parts) or "None against the release before."
+
+
+def _grades(parameters: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """Each grade with its number of markets and its most frequent criterion."""
+    if "grade" not in parameters:
+        return []
+    rows = []
+    for letter, of in parameters[parameters["grade"].notna()].groupby("grade", sort=True):
+        said = of["grade_reason"].fillna("").str.split("; ").explode().str.replace(_FIGURE, "", regex=True)
+        counts = said.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+        rows.append((str(letter), len(of), str(counts.index[0]) if len(counts) else ""))
+    return rows
+
+
+def movers(parameters: pd.DataFrame) -> pd.DataFrame:
+    """Parameters that moved by `MOVED` standard errors or more since the release before, the furthest first.
+
+    Columns market_id, token_id, parameter, now, z.
+    """
+    parts = []
+    for name in schema.PARAMETER_DRIFTS:
+        column = f"{name}_drift_z"
+        if column in parameters:
+            z = parameters[column].to_numpy(dtype=float)
+            far = np.abs(z) >= MOVED
+            part = parameters.loc[far, _KEY].assign(parameter=name, now=parameters.loc[far, name], z=z[far])
+            parts.append(part)
+    if not any(map(len, parts)):
+        return pd.DataFrame(columns=[*_KEY, "parameter", "now", "z"])
+    moved = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    order = np.argsort(-np.abs(moved["z"].to_numpy(dtype=float)), kind="stable")
+    ordered: pd.DataFrame = moved.iloc[order].reset_index(drop=True)
+    return ordered
 
 
 def _n_ok(parameters: pd.DataFrame) -> int:

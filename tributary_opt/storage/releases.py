@@ -138,6 +138,15 @@ class Releases:
         )
         return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
 
+    def before(self, as_of: date) -> Pointer | None:
+        """The release of the newest day before `as_of`, or None: the same whenever that night is run again."""
+        rows = self._db.rows(
+            "SELECT published_at, run_id, as_of, reason FROM ac_published WHERE dataset = %s AND as_of < %s "
+            "ORDER BY as_of DESC, published_at DESC LIMIT 1",
+            (DATASET, _midnight(as_of)),
+        )
+        return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
+
     def runs(self, limit: int = 30) -> pd.DataFrame:
         """The newest runs, newest first, with `current` and the time each was last made current."""
         names = schema.RUNS.names

@@ -1,0 +1,55 @@
+"""A to D: how far to trust a row, from limits that are settings.
+
+A grade is the worst of its criteria; `grade_reason` names those that decided it, with their figures. D is published and
+flagged: its number stands on hardly any tape of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tributary_opt.settings import GradeLimits
+
+GRADES = "ABCD"
+
+_CRITERIA: tuple[tuple[str, str, str, bool], ...] = (
+    # limit, column, what to call it, whether more is better
+    ("response_log_sd", "response_log_sd", "response known to a factor exp", False),
+    ("sigma_log_sd", "sigma_log_sd", "relative error of sigma", False),
+    ("buckets", "response_n", "buckets with flow and mids", True),
+    ("signed_share", "signed_share", "share of the volume signed", True),
+    ("data_age", "data_age", "trading days old", False),
+    ("model_risk", "model_risk", "laws apart by a factor", False),
+    ("regret", "implied_regret", "implied regret", False),
+)
+
+
+def grade(parameters: pd.DataFrame, limits: GradeLimits) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Grade and reason of every row of `ac_parameters`; what is not known counts as the worst.
+
+    The rule reads no response, so a market priced by it is C at best.
+    """
+    n = len(parameters)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        figures = parameters.assign(
+            sigma_log_sd=parameters["sigma_se"].to_numpy(dtype=float) / parameters["sigma"].to_numpy(dtype=float)
+        )
+    by_rule = (parameters["method"] == "rule").to_numpy()
+    scores, words = [np.where(by_rule, 2, 0)], [np.full(n, "by rule of thumb", dtype=object)]
+    for limit, column, name, more in _CRITERIA:
+        value = figures[column].to_numpy(dtype=float)
+        bounds = np.array(getattr(limits, limit), dtype=float)
+        within = value[:, None] >= bounds if more else value[:, None] <= bounds
+        scores.append(np.where(within.any(axis=1), within.argmax(axis=1), 3))
+        said = [f"{name} {v:.3g}" if np.isfinite(v) else f"{name} unknown" for v in value]
+        words.append(np.array(said, dtype=object) if n else np.empty(0, dtype=object))
+    table = np.stack(scores)
+    worst = table.max(axis=0) if n else np.zeros(0, dtype=int)
+    letters = np.array(list(GRADES), dtype=object)[worst]
+    why = np.empty(n, dtype=object)
+    for i in range(n):
+        deciding = [words[j][i] for j in range(len(words)) if table[j, i] == worst[i]]
+        why[i] = "; ".join(deciding) if worst[i] > 0 else "every limit of A is kept"
+    return letters, why

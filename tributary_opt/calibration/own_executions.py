@@ -1,0 +1,108 @@
+"""Own executions: parent orders as they were filled, made comparable across markets.
+
+A parent order is one decision to trade, however many fills it had. What identifies the law is its average price against
+the price when it was decided; a price some time after the end, where there is one, tells the permanent part from the
+temporary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+REQUIRED = ("market_id", "side", "size", "arrival_price", "average_price", "duration")
+OPTIONAL = ("token_id", "post_price", "post_duration", "adv", "sigma", "epsilon")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Executions in units of their market: sizes in V, costs in σ. Arrays of shape (n,)."""
+
+    market: NDArray[np.int64]  #: place among the markets. [-]
+    size: FloatArray  #: X/V. [day]
+    duration: FloatArray  #: T. [day]
+    cost: FloatArray  #: J, half-spread and fee taken off. [√day]
+    move: FloatArray  #: I, NaN where the price afterwards is not known. [√day]
+    watched: FloatArray  #: T_post, from the arrival to the price afterwards; NaN likewise. [day]
+
+
+def checked(executions: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns' types, or ValueError naming the column, the rule and the first row that breaks it.
+
+    Columns: market_id, side (buy | sell), size > 0 [contracts], arrival_price and average_price > 0 [price], duration
+    > 0 [trading day]. Optional: token_id (empty: the market's first), post_price [price] with post_duration ≥ duration
+    [trading day] from the arrival, and adv, sigma, epsilon as they were at the time (empty: tonight's).
+    """
+    missing = [name for name in REQUIRED if name not in executions.columns]
+    if missing:
+        raise ValueError(f"own executions lack the columns {missing}; needed are {list(REQUIRED)}")
+    out = executions.reset_index(drop=True)
+    for name in OPTIONAL:
+        if name not in out.columns:
+            out = out.assign(**{name: None if name == "token_id" else np.nan})
+    for name in ("size", "arrival_price", "average_price", "duration", *OPTIONAL[1:]):
+        out[name] = pd.to_numeric(out[name]).astype(float)
+    post = out["post_price"].notna()
+    rules = {
+        "side must be buy or sell": out["side"].isin(["buy", "sell"]),
+        "size must be finite and > 0": _positive(out["size"]),
+        "arrival_price must be finite and > 0": _positive(out["arrival_price"]),
+        "average_price must be finite and > 0": _positive(out["average_price"]),
+        "duration must be finite and > 0 trading days": _positive(out["duration"]),
+        "post_duration must be >= duration where there is a post_price": ~post
+        | (out["post_duration"] >= out["duration"]),
+    }
+    for rule, holds in rules.items():
+        if not holds.all():
+            row = int(np.flatnonzero(~holds.to_numpy())[0])
+            raise ValueError(f"own executions: {rule}; row {row + 1} of {len(out)} is {out.loc[row].to_dict()}")
+    return out
+
+
+def orders_of(
+    executions: pd.DataFrame | None,
+    market_id: pd.Series,
+    token_id: pd.Series,
+    adv: FloatArray,
+    sigma: FloatArray,
+    epsilon: FloatArray,
+) -> Orders | None:
+    """The executions in markets that have volume and volatility, in units of those; None where there is none.
+
+    An order without a token belongs to the market's first one. Rows of unknown markets are left out.
+    """
+    if executions is None or not len(executions):
+        return None
+    table = checked(executions)
+    place: dict[tuple[str, str], int] = {}
+    for i, (market, token) in enumerate(zip(market_id, token_id, strict=True)):
+        place[(market, token)] = i
+        place.setdefault((market, ""), i)
+    tokens = table["token_id"].where(table["token_id"].notna(), "")
+    at = np.array([place.get(key, -1) for key in zip(table["market_id"], tokens, strict=True)], dtype=np.int64)
+    table, at = table[at >= 0], at[at >= 0]
+
+    def then(name: str, tonight: FloatArray) -> FloatArray:
+        given = table[name].to_numpy(dtype=float)
+        return np.where(np.isfinite(given), given, tonight[at])
+
+    volume, sd, fixed = then("adv", adv), then("sigma", sigma), then("epsilon", epsilon)
+    usable = np.isfinite(volume) & (volume > 0) & np.isfinite(sd) & (sd > 0) & np.isfinite(fixed)
+    if not usable.any():
+        return None
+    table, at, volume, sd, fixed = table[usable], at[usable], volume[usable], sd[usable], fixed[usable]
+    side = np.where(table["side"] == "buy", 1.0, -1.0)
+    arrival = table["arrival_price"].to_numpy()
+    cost = (side * (table["average_price"].to_numpy() - arrival) - fixed) / sd
+    move = side * (table["post_price"].to_numpy() - arrival) / sd
+    watched = np.where(np.isfinite(move), table["post_duration"].to_numpy(), np.nan)
+    return Orders(at, table["size"].to_numpy() / volume, table["duration"].to_numpy(), cost, move, watched)
+
+
+def _positive(values: pd.Series) -> pd.Series:
+    return pd.Series(np.isfinite(values) & values.gt(0), index=values.index)

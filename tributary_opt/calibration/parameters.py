@@ -1,0 +1,369 @@
+"""From evidence to parameters: three methods side by side, what they cost, how sure they are, and a grade.
+
+    law   η v = b σ (v/V)^β at the reference rate v, γ = g σ/V: the literature's law, moved by the market's response
+    tape  η from the direct cost of the aggressors in the bucket nearest to a slice, γ from the response of the mid
+    rule  η = spread / (1 % of V), γ = spread / (10 % of V)
+
+All three are computed for every market; the chosen one is published. Neither η nor γ is ever clamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tributary_opt import schema
+from tributary_opt.calibration.grades import grade
+from tributary_opt.calibration.impact_evidence import ImpactEvidence
+from tributary_opt.calibration.least_squares import t_quantile
+from tributary_opt.calibration.own_executions import orders_of
+from tributary_opt.calibration.pooling import Posterior, fit_pool, posterior
+from tributary_opt.calibration.priors import law
+from tributary_opt.calibration.refusals import refusals, text
+from tributary_opt.optimization.rule import rule_parameters
+from tributary_opt.settings import CalibrationRules
+
+FloatArray = NDArray[np.float64]
+
+OK, REFUSED = "ok", "refused"
+METHODS = ("law", "tape", "rule")
+
+ORDER_FRACTION = 0.01
+"""The reference order: 1 % of ADV over one trading day. [day]"""
+
+_SQUARE_ROOT = 2.0 / 3.0
+"""Average over an order of a square-root move with prefactor 1. [-]"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen of some markets in a window, before any of it is judged; one row a market throughout."""
+
+    statistics: pd.DataFrame  #: as `market_data.statistics.window_statistics` gives it
+    reference: pd.DataFrame  #: `ReferenceData.of` the same rows
+    session_end: pd.Series  #: end of each market's last trading day
+    impact: ImpactEvidence
+
+    def __len__(self) -> int:
+        return len(self.statistics)
+
+
+def together(parts: list[Measured]) -> Measured:
+    """The markets of several chunks as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Measured(
+        pd.concat([p.statistics for p in parts], ignore_index=True),
+        pd.concat([p.reference for p in parts], ignore_index=True),
+        pd.concat([p.session_end for p in parts], ignore_index=True),
+        _joined([p.impact for p in parts]),
+    )
+
+
+def _joined(parts: list[ImpactEvidence]) -> ImpactEvidence:
+    arrays: dict[str, Any] = {
+        f.name: np.concatenate([getattr(p, f.name) for p in parts])
+        for f in fields(ImpactEvidence)
+        if f.name != "buckets"
+    }
+    return replace(parts[0], **arrays)
+
+
+def calibrate(
+    measured: Measured, rules: CalibrationRules, *, slice_days: float = 1 / 48, executions: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Parameters of every market, or why it has none.
+
+    Parameters
+    ----------
+    measured : Measured
+        Every market of the window: a row depends on its peers, through the pool, and on nothing else.
+    rules : CalibrationRules
+    slice_days : float
+        τ of the schedules to come; the tape's direct cost is taken from the bucket length nearest to it. [trading day]
+    executions : DataFrame, optional
+        Own parent orders, as `own_executions.checked` wants them.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `ac_parameters` less as_of and run_id, one row for each market. A refused row has a reason of
+        `schema.PARAMETER_REASONS` and no eta, gamma, epsilon. Drift is not in it yet.
+    """
+    statistics, reference = measured.statistics, measured.reference
+    out = statistics.drop(columns=[c for c in statistics.columns if c not in schema.PARAMETERS.names])
+    for name in _FROM_REFERENCE:
+        out[name] = reference[name].to_numpy() if name != "resolution_time" else reference[name].array
+    reasons = refusals(statistics, reference, rules, measured.session_end)
+    sound = reasons.reason == ""
+
+    peers = _Peers(out, sound, rules.pool_min_markets)
+    sigma = peers.sigma(out)
+    no_sigma = ~(np.isfinite(sigma.value) & (sigma.value > 0))
+    days_quoted, days_traded = statistics["n_days_quoted"], statistics["n_days_traded"]
+    still = text("neither mid nor trades moved in ", days_quoted, " days with a book, ", days_traded, " traded")
+    reasons.note("no_volatility", no_sigma, still)
+    adv, price, spread = (out[name].to_numpy(dtype=float) for name in ("adv", "price", "spread"))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        rule = rule_parameters(adv, spread, sigma.value / price, price)
+        # Of p (1 - p) on prediction venues, the same for both tokens; else of the notional.
+        per_contract = np.where(out["fee_kind"] == "probability", price * (1.0 - price), price)
+        epsilon = rule.epsilon + out["taker_fee"].to_numpy() * per_contract
+        unit = sigma.value / adv
+    usable = rule.valid & np.isfinite(epsilon) & np.isfinite(unit) & (unit > 0)
+    beyond = text("spread ", out["spread"], " and volume ", out["adv"], " give impact beyond any number")
+    reasons.note("bad_source_rows", ~usable, beyond)
+    ok = reasons.reason == ""
+
+    # Refused markets are computed with ones, and forgotten.
+    unit, v, sd = (np.where(ok, array, 1.0) for array in (unit, adv, sigma.value))
+    eps = np.where(ok, epsilon, 1.0)
+    response = _response(measured, rules, unit)
+    felt, center = peers.pooled(response.estimate, response.se, response.dof, ok)
+    direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0)
+    paid, _ = peers.pooled(direct.estimate, direct.se, direct.dof, ok)
+
+    known = np.isfinite(felt.log_mean) & np.isfinite(center)
+    relative = np.where(known, felt.log_mean - center, 0.0)
+    relative_sd = np.where(known, felt.log_sd, 0.0)
+    orders = orders_of(executions, out["market_id"], out["token_id"], np.where(ok, adv, np.nan), sd, eps)
+    cost = law(rules.law, relative, relative_sd, orders)
+    rate = rules.reference_rate_pct / 100.0
+    temporary, temporary_sd = cost.temporary(rate)
+    permanent, permanent_sd = cost.permanent()
+
+    eta = {"law": temporary * unit / rate, "tape": paid.value * unit, "rule": rule.eta}
+    gamma = {"law": permanent * unit, "tape": felt.value * unit, "rule": rule.gamma}
+    # What the tape leaves open, against which a night's change is measured; and all that is open, for the interval.
+    s_sigma = sigma.log_sd
+    s_adv = _log_sd(out["adv_se"], adv)
+    s_spread = _log_sd(out["spread_se"], spread)
+    units = np.hypot(s_sigma, s_adv)
+    rule_sd = np.hypot(s_spread, s_adv)
+    follows = rules.law.temporary_follows, rules.law.permanent_follows
+    noise = {
+        "law": (np.hypot(units, follows[0] * relative_sd), np.hypot(units, follows[1] * relative_sd)),
+        "tape": (paid.log_sd, felt.log_sd),
+        "rule": (rule_sd, rule_sd),
+    }
+    open_ = {
+        "law": (np.hypot(units, temporary_sd), np.hypot(units, permanent_sd)),
+        "tape": (paid.log_sd, felt.log_sd),
+        "rule": (rule_sd, rule_sd),
+    }
+    method = rules.method
+
+    def shown(values: FloatArray) -> FloatArray:
+        return np.where(ok, values, np.nan)
+
+    half_order = 0.5 * ORDER_FRACTION * v
+    costs = {m: eps + gamma[m] * half_order + eta[m] * ORDER_FRACTION * v for m in METHODS}
+    costs["square_root"] = eps + _SQUARE_ROOT * sd * np.sqrt(ORDER_FRACTION)
+    costs["law"] = eps + gamma["law"] * half_order + cost.temporary(ORDER_FRACTION)[0] * sd
+    for name, per_contract in costs.items():
+        out[f"cost_{name}_bps"] = shown(per_contract / np.where(ok, price, 1.0) * 1e4)
+    stacked = np.stack([shown(c) for c in costs.values()])
+    with np.errstate(invalid="ignore"):
+        out["model_risk"] = np.fmax.reduce(stacked) / np.fmin.reduce(stacked)
+
+    for m in METHODS:
+        out[f"eta_{m}"], out[f"gamma_{m}"] = shown(eta[m]), shown(gamma[m])
+    out["eta"], out["gamma"] = out[f"eta_{method}"], out[f"gamma_{method}"]
+    for name, value, which in (("eta", eta[method], 0), ("gamma", gamma[method], 1)):
+        out[f"{name}_se"] = shown(value * noise[method][which])
+        half = np.minimum(1.959964 * open_[method][which], 300.0)
+        out[f"{name}_low"], out[f"{name}_high"] = shown(value * np.exp(-half)), shown(value * np.exp(half))
+    out["epsilon"] = shown(epsilon)
+    out["epsilon_se"] = shown(out["spread_se"].to_numpy(dtype=float) / 2.0)
+    days = out["n_days_quoted"].to_numpy(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.minimum(t_quantile(days - 1) * out["epsilon_se"].to_numpy() / epsilon, 700.0)
+        out["epsilon_low"], out["epsilon_high"] = shown(epsilon * np.exp(-half)), shown(epsilon * np.exp(half))
+    out["sigma_measured"], out["sigma"] = out["sigma"], np.where(ok, sigma.value, out["sigma"])
+    out["sigma_se"] = np.where(ok, sigma.value * sigma.log_sd, out["sigma_se"])
+    out["sigma_low"], out["sigma_high"] = shown(sigma.low), shown(sigma.high)
+    out["alpha"], out["reference_rate"] = shown(cost.mean[:, 1]), shown(rate * v)
+    out["law_b"], out["law_permanent"] = shown(np.exp(cost.mean[:, 0])), shown(permanent)
+    out["law_b_sd"], out["law_permanent_sd"] = (shown(np.sqrt(cost.covariance[:, i, i])) for i in (0, 2))
+    out["alpha_se"] = shown(np.sqrt(cost.covariance[:, 1, 1]))
+    out["own_orders"] = np.where(ok, cost.own_orders, 0)
+
+    out["response_n"] = np.where(ok, response.n, np.nan)
+    out["response_clusters"] = np.where(ok, response.clusters, np.nan)
+    out["response_r2"] = shown(response.r2)
+    out["response"] = shown(response.estimate * unit)
+    out["response_se"] = shown(response.se * unit)
+    out["response_minutes"] = rules.response_minutes
+    out["response_units"], out["response_log_sd"] = shown(felt.value), shown(felt.log_sd)
+    out["response_relative"] = shown(np.exp(relative))
+    out["response_own"] = shown(felt.own)
+    out["direct_eta"], out["direct_eta_se"] = shown(direct.estimate * unit), shown(direct.se * unit)
+    out["direct_minutes"] = minutes
+
+    kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, open_[method][0])
+    out["log_kappa_sd"] = shown(kappa_sd)
+    out["implied_regret"] = shown(np.cosh(np.minimum(kappa_sd, 700.0)) - 1.0)
+    out["data_age"] = statistics["days_since_newest"].to_numpy()
+    out["status"] = either(ok, OK, REFUSED)
+    out["reason"] = either(ok, None, reasons.reason)
+    out["detail"] = either(ok, None, reasons.detail)
+    out["method"] = either(ok, method, None)
+    out["strength"] = either(ok, _strength(method, felt if method == "law" else paid, cost.own_orders), None)
+    out["sigma_source"] = either(
+        np.isfinite(out["sigma"].to_numpy()) & (sigma.own > 0), out["sigma_source"].to_numpy(dtype=object), "pool"
+    )
+    letters, why = grade(out, rules.grades)
+    out["grade"], out["grade_reason"] = either(ok, letters, None), either(ok, why, None)
+    for name in schema.PARAMETER_DRIFTS:
+        out[f"{name}_drift_z"] = np.nan
+    return out[[name for name in schema.PARAMETERS.names if name not in ("as_of", "run_id")]]
+
+
+_FROM_REFERENCE = (
+    "kind",
+    "reference_source",
+    "calendar",
+    "tick_size",
+    "lot_size",
+    "taker_fee",
+    "fee_kind",
+    "contract_multiplier",
+    "resolution_time",
+    "complement_token_id",
+)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A coefficient of one bucket length, in units of σ/V; arrays of shape (M,)."""
+
+    estimate: FloatArray
+    se: FloatArray
+    dof: FloatArray
+    n: FloatArray
+    clusters: FloatArray
+    r2: FloatArray
+
+
+class _Peers:
+    """What markets have in common: covariates without a unit, and a pool for each quantity."""
+
+    def __init__(self, markets: pd.DataFrame, sound: NDArray[np.bool_], min_markets: int):
+        self._sound, self._min = sound, min_markets
+        adv, price, spread = (markets[name].to_numpy(dtype=float) for name in ("adv", "price", "spread"))
+        probability = (markets["kind"] == "probability").to_numpy()
+        multiplier = markets["contract_multiplier"].to_numpy(dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            # A probability's scale is the sd of its outcome: the same for both tokens of a pair.
+            self._scale = np.where(probability, np.sqrt(price * (1.0 - price)), price)
+            columns = [np.log(adv * self._scale * multiplier), np.log(spread / self._scale), probability.astype(float)]
+            columns.append(np.where(probability, np.log(price * (1.0 - price)), np.nan))
+        self._covariates = np.stack([np.where(np.isfinite(c), c, np.nan) for c in columns], axis=1)
+        self._first = ~_is_second_of_a_pair(markets)
+
+    def sigma(self, markets: pd.DataFrame) -> Posterior:
+        """Volatility of every market; a market whose mid never moved has its peers'. [price/√day]"""
+        measured, se = markets["sigma"].to_numpy(dtype=float), markets["sigma_se"].to_numpy(dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative, error = measured / self._scale, se / self._scale
+        here = np.where(self._sound & self._first, relative, np.nan)
+        dof = np.full(len(measured), 1e6)
+        pool = fit_pool(here, error, dof, self._covariates, min_markets=self._min, log_error=True)
+        found = posterior(relative, error, dof, self._covariates, pool, log_error=True)
+        # Without a pool, or where the error is not known, the number is the market's own.
+        own = np.isfinite(measured) & (measured > 0) & (~np.isfinite(error) | (error <= 0) | (pool is None))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_sd = np.where(own, np.where(se > 0, _log_sd(se, measured), np.nan), found.log_sd)
+            half = np.exp(1.959964 * log_sd)
+            value = np.where(own, measured, found.value * self._scale)
+            low = np.where(own, measured / half, found.low * self._scale)
+            high = np.where(own, measured * half, found.high * self._scale)
+            ceiling = markets["sigma_ceiling"].to_numpy(dtype=float)
+            value, low, high = (np.fmin(bound, ceiling) for bound in (value, low, high))
+            self._covariates = np.column_stack([self._covariates, np.log(value / self._scale)])
+        return Posterior(
+            np.log(np.where(value > 0, value, np.nan)), log_sd, value, low, high, np.where(own, 1.0, found.own)
+        )
+
+    def pooled(
+        self, estimate: FloatArray, se: FloatArray, dof: FloatArray, ok: NDArray[np.bool_]
+    ) -> tuple[Posterior, float]:
+        """A coefficient of every market in units of σ/V, and the mean of its logarithm; NaN without a pool."""
+        here = np.where(ok & self._first, estimate, np.nan)
+        pool = fit_pool(here, se, dof, self._covariates, min_markets=self._min)
+        found = posterior(np.where(ok, estimate, np.nan), se, dof, self._covariates, pool)
+        return found, np.nan if pool is None else pool.center
+
+
+def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:
+    """Standard deviation of the logarithm of a lognormal with this mean and error; 0 where there is none. [-]"""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = np.sqrt(2.0 * np.log(np.hypot(1.0, np.asarray(se, dtype=float) / value)))
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _response(measured: Measured, rules: CalibrationRules, unit: FloatArray) -> _Estimate:
+    """The response of the mid to flow, in units of σ/V, wrong aggressors corrected for."""
+    impact, i = measured.impact, schema.IMPACT_BUCKETS.index(rules.response_minutes)
+    # Flow of which a share a is signed right has 2a - 1 of the covariance with the move (mathematics.md §0.6).
+    right = 2.0 * rules.sign_accuracy - 1.0
+    return _estimate(impact, impact.slope[:, i] / right, impact.slope_se[:, i] / right, np.full(len(unit), i), unit)
+
+
+def _direct(measured: Measured, unit: FloatArray, slice_minutes: FloatArray) -> tuple[_Estimate, NDArray[np.int64]]:
+    """The direct cost of the aggressors' rate in the bucket nearest to a slice; and that bucket's length. [min]"""
+    impact, lengths = measured.impact, np.array(schema.IMPACT_BUCKETS)
+    wanted = np.log(np.maximum(np.where(np.isfinite(slice_minutes), slice_minutes, 30.0), 1e-3))
+    nearest = np.abs(wanted[:, None] - np.log(lengths)).argmin(axis=1)
+    row = np.arange(len(unit))
+    found = _estimate(impact, impact.direct_eta[row, nearest], impact.direct_eta_se[row, nearest], nearest, unit)
+    return found, lengths[nearest]
+
+
+def _estimate(
+    impact: ImpactEvidence, value: FloatArray, se: FloatArray, bucket: NDArray[np.int64], unit: FloatArray
+) -> _Estimate:
+    row = np.arange(len(unit))
+    n, clusters = impact.n[row, bucket], impact.n_clusters[row, bucket]
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, se = value / unit, se / unit
+    has = np.isfinite(value) & np.isfinite(se) & (se > 0)
+    value, se = np.where(has, value, np.nan), np.where(has, se, np.nan)
+    return _Estimate(value, se, np.maximum(clusters - 1.0, 1.0), n, clusters, impact.r2[row, bucket])
+
+
+def _strength(method: str, found: Posterior, own_orders: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Where the published impact gets its strength."""
+    if method == "rule":
+        return np.full(len(own_orders), "rule", dtype=object)
+    known = np.isfinite(found.own)
+    out = np.where(known, np.where(found.own >= 0.5, "own_tape", "pool"), "prior").astype(object)
+    if method == "law":
+        out[own_orders > 0] = "own_executions"
+    return out
+
+
+def _is_second_of_a_pair(markets: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tokens whose complement stands before them: the pool hears a book once."""
+    keys = list(zip(markets["market_id"], markets["token_id"], strict=True))
+    place = {key: i for i, key in enumerate(keys)}
+    other = markets["complement_token_id"]
+    return np.array(
+        [
+            isinstance(c, str) and place.get((key[0], c), i) < i
+            for i, (key, c) in enumerate(zip(keys, other, strict=True))
+        ],
+        dtype=bool,
+    )
+
+
+def either(holds: np.ndarray, this: object, that: object) -> np.ndarray:
+    """`np.where` of texts and None."""
+    out = np.empty(len(holds), dtype=object)
+    out[:] = that
+    out[holds] = this[holds] if isinstance(this, np.ndarray) else this
+    return out
