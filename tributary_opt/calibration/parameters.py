@@ -348,17 +348,10 @@ def _strength(method: str, found: Posterior, own_orders: NDArray[np.int64]) -> N
 
 
 def _is_second_of_a_pair(markets: pd.DataFrame) -> NDArray[np.bool_]:
-    """Tokens whose complement stands before them: the pool hears a book once."""
-    keys = list(zip(markets["market_id"], markets["token_id"], strict=True))
-    place = {key: i for i, key in enumerate(keys)}
-    other = markets["complement_token_id"]
-    return np.array(
-        [
-            isinstance(c, str) and place.get((key[0], c), i) < i
-            for i, (key, c) in enumerate(zip(keys, other, strict=True))
-        ],
-        dtype=bool,
-    )
+    """The second of two tokens that were folded into one series: the pool hears a book once."""
+    other = markets["folded_with"].astype(object)
+    first = other.isna() | (markets["token_id"].astype(object) < other.where(other.notna(), ""))
+    return ~first.to_numpy(dtype=bool)
 
 
 def either(holds: np.ndarray, this: object, that: object) -> np.ndarray:
