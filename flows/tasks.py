@@ -101,10 +101,12 @@ def plan_days(choices: Choices, start: date, end: date, reread: bool) -> list[Pl
 
 
 @task(task_run_name="observe {label}", **_TALKS_TO_QUESTDB)
-def observe(days: tuple[date, ...], label: str, choices: Choices, store: bool) -> pd.DataFrame:
-    """Read days from ticks. The rows that were not stored."""
+def observe(
+    days: tuple[date, ...], label: str, choices: Choices, store: bool, unread: tuple[date, ...]
+) -> pd.DataFrame:
+    """Read days from ticks, some of those that are unread. The rows that were not stored."""
     with open_night(Settings()) as night:
-        rows = night.observe(choices, days, store=store)
+        rows = night.observe(choices, days, store=store, unread=unread)
     return rows.iloc[:0] if store else rows
 
 
@@ -295,9 +297,10 @@ def _runner(settings: Settings) -> TaskRunner[Any]:
 
 def observed(chunks: Chunks, choices: Choices, plans: Sequence[Plan], *, store: bool) -> pd.DataFrame | None:
     """Every day that the plans want read, in batches. The rows that were not stored, None where all are."""
-    batches = [tuple(batch) for batch in dealt(_to_read(plans))]
+    unread = tuple(_to_read(plans))
+    batches = [tuple(batch) for batch in dealt(unread)]
     over: Mapping[str, Sequence[Any]] = {"days": batches, "label": [_span(batch[0], batch[-1]) for batch in batches]}
-    parts = chunks.map(observe, over, choices=choices, store=store)
+    parts = chunks.map(observe, over, choices=choices, store=store, unread=unread)
     return None if store or not parts else pd.concat(parts, ignore_index=True)
 
 

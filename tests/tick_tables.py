@@ -155,7 +155,7 @@ def market_days(
 def observe(days: MarketDays, as_of: date, lookback: int = 5, *, reread: bool = False) -> list[date]:
     """Bring the market days up to date as a night does; the days that were read."""
     outdated = days.outdated(days.window(as_of, lookback), reread=reread)
-    read = [days.read(day) for day in outdated]
+    read = [days.read(day, outdated) for day in outdated]
     if read:
         days.store(pd.concat(read, ignore_index=True))
     return outdated

@@ -214,14 +214,20 @@ class Night:
         plans = [Plan(day, now, windows[day].first, (), 0) for day in dates if day in known]
         return [replace(plans[0], outdated=outdated), *plans[1:]] if plans else []
 
-    def observe(self, choices: Choices, days: tuple[date, ...], *, store: bool = True) -> pd.DataFrame:
-        """Read days from ticks; keep them unless told otherwise. Returns their rows."""
-        market_days = self._days(choices)
+    def observe(
+        self, choices: Choices, days: tuple[date, ...], *, store: bool = True, unread: tuple[date, ...] = ()
+    ) -> pd.DataFrame:
+        """Read days from ticks, oldest first; keep them unless told otherwise. Returns their rows.
+
+        `unread` are all days that this night reads and has not stored yet, when these are only some of them.
+        """
+        market_days, still = self._days(choices), {*days, *unread}
         parts = []
         for day in days:
-            rows = market_days.read(day)
+            rows = market_days.read(day, still)
             if store:
                 market_days.store(rows)
+                still.discard(day)
             _LOG.info("%s: %d market days read", day, len(rows))
             parts.append(rows)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -425,7 +431,8 @@ def run_night(
         with _timed(timings, "observe"):
             for i, day in enumerate(plan.outdated):
                 progress("observe", i, len(plan.outdated))
-                rows = night.observe(choices, (day,), store=not dry_run)
+                unread = plan.outdated if dry_run else plan.outdated[i:]
+                rows = night.observe(choices, (day,), store=not dry_run, unread=unread)
                 if dry_run:
                     fresh.append(rows)
             progress("observe", len(plan.outdated), len(plan.outdated))

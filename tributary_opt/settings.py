@@ -164,6 +164,13 @@ class StatisticsRules(_Choice):
         description="A trade without an aggressor, at the mid or before any book: signed by the last change of price; "
         "off leaves it unsigned",
     )
+    flow_cap_pct_adv: float = Field(
+        0.5,
+        ge=0,
+        le=100,
+        description="Bound on the signed flow of a 5-minute bucket in the impact sums, as a share of the mean daily "
+        "volume of the trading days just before; 0: none [%]",
+    )
 
 
 class LawPrior(_Choice):

@@ -341,7 +341,7 @@ def zero_rows(day: date, instruments: pd.DataFrame) -> pd.DataFrame:
         elif column.type == "SYMBOL":
             columns[column.name] = pd.Series([""] * n, dtype=object)
         elif column.type == "DOUBLE":
-            missing = column.name.endswith(("_price", "_mid"))
+            missing = column.name.endswith(("_price", "_mid", "_cap"))
             columns[column.name] = np.full(n, np.nan if missing else 0.0)
         else:
             columns[column.name] = np.zeros(n, dtype=np.int32 if column.type == "INT" else np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -27,8 +27,11 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
+
+CAP_DAYS = 7
+"""Trading days before a day whose volume bounds its flow. [day]"""
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,8 +125,11 @@ class MarketDays:
                 outdated.append(day)
         return outdated
 
-    def read(self, day: date) -> pd.DataFrame:
+    def read(self, day: date, unread: Collection[date] = ()) -> pd.DataFrame:
         """The rows of a day, read from the source: one for each instrument with ticks in its session.
+
+        `unread` are days whose stored rows are missing or outdated: where flow is bounded by the volume of days before,
+        theirs comes from the source. So a row is the same whichever day is read first.
 
         An instrument that the day had a row of, and that has gone, gets a row of zeros. So do instruments with ticks
         out of every session where there is nothing else: the day is then known, and not read every night.
@@ -134,7 +140,7 @@ class MarketDays:
         for code in self._reference.calendars():
             session = self._session(code, day)
             if session is not None:
-                parts.extend(self._read_session(session, _source_digest(session, fingerprints)))
+                parts.extend(self._read_session(session, _source_digest(session, fingerprints), unread))
         found = pd.concat(parts, ignore_index=True) if parts else _empty()
         gone = self._gone(day, found)
         if not len(found) and not len(gone):
@@ -220,15 +226,50 @@ class MarketDays:
                 _LOG.warning("%s, %s: %d rows %s are left out", session.day, session.calendar, n, what)
         seen = seen[~nul & (seen["market_id"] != "")].reset_index(drop=True)
         reference = self._reference.of(seen)
-        known = {name: reference[name] for name in ("kind", "calendar", "folded_with")}
-        return seen.assign(**known, flow_cap=np.nan)
+        return seen.assign(**{name: reference[name] for name in ("kind", "calendar", "folded_with")})
 
-    def _read_session(self, session: Session, source_digest: str) -> Iterator[pd.DataFrame]:
+    def _volumes_before(self, session: Session, unread: Collection[date]) -> pd.DataFrame:
+        """Volume by instrument on each of the days whose volume bounds the session's flow: stored, else the source's.
+
+        `apart` says that a pair of tokens has not been made one series yet, as it is in stored rows.
+        """
+        days = trading_calendar(session.calendar).last_days(session.day - timedelta(days=1), CAP_DAYS)
+        stored = self._rows.volumes(days[0], days[-1])
+        day_of = stored["day"].dt.date
+        parts = [stored.assign(day=day_of, apart=False)[day_of.isin(set(days) - set(unread))]]
+        for day in days:
+            before = self._session(session.calendar, day) if day in unread or day not in set(day_of) else None
+            if before is not None:
+                found = _counts(self._source.volumes(before.start, before.end), ["volume"])
+                parts.append(found.assign(day=day, apart=True))
+        together: pd.DataFrame = pd.concat(parts, ignore_index=True)
+        return together
+
+    def _flow_cap(self, instruments: pd.DataFrame, volumes: pd.DataFrame) -> np.ndarray:
+        """Bound on each instrument's flow in a bucket: a share of its mean volume on the days before that had any.
+
+        Three digits of it: sums of the server and of stored rows differ in their last one. It stays as it is when an
+        earlier day is corrected later.
+        """
+        pairs = instruments.loc[instruments["folded_with"] != "", ["market_id", "token_id", "folded_with"]]
+        pairs = pairs.rename(columns={"token_id": "first", "folded_with": "token_id"})
+        v = volumes.merge(pairs, on=["market_id", "token_id"], how="left")
+        v["token_id"] = v["token_id"].where(v["first"].isna() | ~v["apart"].astype(bool), v["first"])
+        by_day = v.groupby(["market_id", "token_id", "day"], as_index=False)["volume"].sum()
+        mean = by_day[by_day["volume"] > 0].groupby(["market_id", "token_id"], as_index=False)["volume"].mean()
+        ours = instruments[["market_id", "token_id"]].merge(mean, on=["market_id", "token_id"], how="left")
+        cap = ours["volume"].to_numpy(dtype=float) * self._rules.flow_cap_pct_adv / 100.0
+        digit = 10.0 ** (np.floor(np.log10(cap)) - 2.0)
+        return np.asarray(np.round(cap / digit) * digit)
+
+    def _read_session(self, session: Session, source_digest: str, unread: Collection[date]) -> Iterator[pd.DataFrame]:
         seen = self._seen(session)
         ours = seen[seen["calendar"] == session.calendar]
+        volumes = self._volumes_before(session, unread) if self._rules.flow_cap_pct_adv > 0 else None
         for kind, group in ours.groupby("kind"):
             for part, markets in self._slices(group, everything=len(group) == len(seen)):
                 part = complements.one_series(part)
+                part = part.assign(flow_cap=np.nan if volumes is None else self._flow_cap(part, volumes))
                 trade_buckets = self._source.trade_buckets(session.start, session.end, markets)
                 book_buckets = self._source.book_buckets(
                     session.start,

@@ -159,6 +159,14 @@ class Source:
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)}"
         )
 
+    def volumes(self, start: datetime, end: datetime) -> pa.Table:
+        """Size of the usable trades by instrument: market_id, token_id, volume."""
+        c, p, s = self._names("trades"), self._number("trades", "price"), self._number("trades", "size")
+        return self._db.query(
+            f"SELECT {c['market_id']} AS market_id, {c['token_id']} AS token_id, sum({s}) AS volume "
+            f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}"
+        )
+
     def book_counts(self, start: datetime, end: datetime) -> pa.Table:
         """Snapshots by instrument: market_id, token_id, n."""
         c = self._names("orderbook_snapshots")

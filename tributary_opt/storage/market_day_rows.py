@@ -49,6 +49,13 @@ class MarketDayRows:
         frame: pd.DataFrame = rows.to_pandas()
         return frame
 
+    def volumes(self, first: date, last: date) -> pd.DataFrame:
+        """Traded size from `first` to `last`: day, market_id, token_id, volume."""
+        frame: pd.DataFrame = self._read(
+            f"SELECT day, market_id, token_id, volume FROM ac_market_days WHERE {_within(first, last)}"
+        ).to_pandas()
+        return frame
+
     def load(self, first: date, last: date, markets: tuple[str, str] | None = None) -> pd.DataFrame:
         """Whole rows from `first` to `last`, of all markets or of a range of ids, both ends included, in any order."""
         where = _within(first, last)

@@ -1,0 +1,81 @@
+"""The bound on flow comes from the days before, and from nothing that depends on when a day is read."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pytest
+from tick_tables import assert_same_rows, book, load, market_days, observe, stored, trade
+
+from tributary_opt import schema
+from tributary_opt.settings import StatisticsRules
+from tributary_opt.storage.questdb import QuestDB
+
+pytestmark = pytest.mark.questdb
+
+DAYS = [date(2024, 3, day) for day in (4, 5, 6, 7)]
+SIZES = (1_000.0, 3_000.0, 2_000.0, 50_000.0)
+
+
+def ticks() -> tuple[list, list]:
+    """Market M buys one size a day after a quiet mid; N trades on the last day only."""
+    trades, books = [], []
+    for day, size in zip(DAYS, SIZES, strict=True):
+        trades += [trade(f"{day}T10:06:00Z", "M", 10.0, size, "buy")]
+        books += [book(f"{day}T10:{m:02d}:00Z", "M", mid - 1, mid + 1) for m, mid in ((2, 10), (7, 11))]
+    trades += [trade(f"{DAYS[-1]}T10:06:00Z", "N", 10.0, 5.0, "sell")]
+    return trades, books
+
+
+def test_cap_is_a_share_of_the_mean_volume_of_the_days_before(db: QuestDB) -> None:
+    load(db, *ticks())
+    days = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=2.0))
+    observe(days, DAYS[-1], 4)
+    rows = stored(days, DAYS[-1], 4)
+    of_m = rows[rows["market_id"] == "M"]
+    np.testing.assert_allclose(of_m["flow_cap"], [np.nan, 20.0, 40.0, 40.0], rtol=1e-12)
+    assert rows[rows["market_id"] == "N"]["flow_cap"].isna().all()
+    # Its size is the flow; from the second day on the bound is, and the mid's move of 1 keeps its own.
+    q, r = (of_m["impact_5m"].map(lambda a, k=name: a[schema.IMPACT_MOMENTS.index(k)]) for name in ("q", "r"))
+    np.testing.assert_allclose(q, [1_000.0, 20.0, 40.0, 40.0], rtol=1e-12)
+    assert r.tolist() == [1.0] * 4
+
+    off = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=0.0)).read(DAYS[1])
+    assert off["flow_cap"].isna().all()
+
+
+def test_row_is_the_same_in_whatever_order_days_are_read_and_stored(db: QuestDB) -> None:
+    load(db, *ticks())
+    days = market_days(db)
+    first_night = {day: days.read(day, DAYS) for day in reversed(DAYS)}  # nothing stored, newest first
+    for day in DAYS:  # oldest first, each stored before the next is read
+        again = days.read(day, [d for d in DAYS if d >= day])
+        assert_same_rows(again, first_night[day])
+        days.store(again)
+    assert_same_rows(days.read(DAYS[-1]), first_night[DAYS[-1]])  # everything known
+    db.execute("TRUNCATE TABLE trades")
+    db.wait("trades")
+    load(db, *(part[-2:] for part in ticks()))
+    # Ticks of earlier days have retired: their stored rows still say how much was traded.
+    assert days.read(DAYS[-1])["flow_cap"].tolist()[0] == first_night[DAYS[-1]]["flow_cap"].tolist()[0] == 10.0
+
+
+def test_two_tokens_of_one_market_have_one_cap_of_both_their_volumes(db: QuestDB) -> None:
+    trades = [
+        trade(f"{day}T10:06:00Z", "P", price, size, "buy", token_id=token)
+        for day in DAYS[:2]
+        for token, price, size in (("no", 0.4, 1_000.0), ("yes", 0.6, 3_000.0))
+    ]
+    books = [book(f"{day}T10:{m:02d}:00Z", "P", 0.35, 0.45, token_id="no") for day in DAYS[:2] for m in (2, 7)]
+    load(db, trades, books)
+    pair = {"market_id": "P", "kind": "probability"}
+    reference = [
+        pair | {"token_id": "no", "complement_token_id": "yes"},
+        pair | {"token_id": "yes", "complement_token_id": "no"},
+    ]
+    days = market_days(db, reference)
+    unstored = days.read(DAYS[1], DAYS)
+    assert unstored["flow_cap"].tolist() == [20.0, 20.0]  # 0.5 % of 4,000
+    days.store(days.read(DAYS[0], DAYS))
+    assert_same_rows(days.read(DAYS[1]), unstored)
