@@ -24,7 +24,7 @@ from tributary_opt.settings import LawPrior
 
 FloatArray = NDArray[np.float64]
 
-_ROUNDS, _TOLERANCE = 50, 1e-10
+_ROUNDS, _TOLERANCE = 50, 1e-8
 _LONGEST_STEP = 1.0
 """A Gauss-Newton step moves no element of φ further: b over orders of one size is nearly log b + β log v. [-]"""
 

@@ -1,0 +1,174 @@
+"""From evidence to parameters: the cost table of a recorded tape, units, degenerate tapes, drift."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from evidence_made import evidence
+from test_rule import END, SOUND
+
+from tributary_opt.calibration.drift import with_drift
+from tributary_opt.calibration.parameters import Measured, calibrate, together
+from tributary_opt.market_data.markets import ReferenceData
+from tributary_opt.settings import CalibrationRules
+
+LAW = CalibrationRules()
+
+
+def measured(changes: list[dict[str, Any]], **of_tape: Any) -> Measured:
+    frame = pd.DataFrame([{**SOUND, "market_id": f"M{i:03d}", **change} for i, change in enumerate(changes)])
+    reference = ReferenceData(pd.DataFrame({"market_id": frame["market_id"], "token_id": "t", "kind": "price"}))
+    end = pd.Series([END] * len(frame))
+    return Measured(frame, reference.of(frame), end, evidence(len(frame), **of_tape))
+
+
+# tape_evidence.md: S, V, spread, sigma; cost of the rule, half-spread + 0.142 σ 0.01^0.6, square root.
+TAPE = {
+    "AIG": ((48.7672, 7.47973e6, 0.0101044, 0.526004), (3.2115, 2.0024, 8.2267)),
+    "BAC": ((13.964, 7.47202e7, 0.01, 0.129151), (11.0999, 4.4093, 9.7465)),
+}
+
+
+@pytest.mark.parametrize("stock", TAPE)
+def test_reference_order_costs_what_the_tape_evidence_says_under_each_law(stock: str) -> None:
+    (price, adv, spread, sigma), (rule, temporary, root) = TAPE[stock]
+    market = {"price": price, "adv": adv, "spread": spread, "sigma": sigma}
+    slope = 4.55 * sigma / adv
+    row = calibrate(measured([market], slope=[slope], slope_se=[slope / 10], n=[1000], n_clusters=[30]), LAW).iloc[0]
+    assert row["cost_rule_bps"] == pytest.approx(rule, rel=2e-4)
+    assert row["cost_square_root_bps"] == pytest.approx(root, rel=2e-4)
+    permanent = 0.5 * 0.314 * 0.01 * sigma / price * 1e4
+    assert row["cost_law_bps"] - permanent == pytest.approx(temporary, rel=2e-4)
+    assert row["gamma_tape"] == pytest.approx(slope, rel=1e-9)
+    assert row["eta"] * row["reference_rate"] == pytest.approx(0.142 * sigma * 0.01**0.6, rel=1e-12)
+    assert row["strength"] == "own_tape"
+    assert np.isnan(row["cost_tape_bps"])  # no direct cost: not a number that looks good
+    costs = row[["cost_law_bps", "cost_rule_bps", "cost_square_root_bps"]].astype(float)
+    assert row["model_risk"] == pytest.approx(costs.max() / costs.min(), rel=1e-12)
+
+
+def panel(n: int = 60, price: float = 1.0, size: float = 1.0, days: float = 1.0) -> Measured:
+    """Markets alike in other units of price, of contracts, and of time."""
+    rng = np.random.default_rng(2)
+    adv, p, s = 10 ** rng.uniform(3, 7, n), 10 ** rng.uniform(0, 3, n), 10 ** rng.uniform(-2.5, -1.5, n)
+    spread, g = p * 10 ** rng.uniform(-4, -3, n), np.exp(1.5 + 0.5 * rng.normal(size=n))
+    se = rng.uniform(0.05, 2.0, n)
+    slope, eta = (g + se * rng.normal(size=n)) * s * p / adv, 0.3 * g * s * p / adv
+    rows = [
+        {"price": p[i] * price, "adv": adv[i] * size / days, "adv_se": 0.05 * adv[i] * size / days}
+        | {"spread": spread[i] * price, "spread_se": 0.1 * spread[i] * price}
+        | {"sigma": s[i] * p[i] * price / days**0.5, "sigma_se": 0.05 * s[i] * p[i] * price / days**0.5}
+        for i in range(n)
+    ]
+    unit = price / size
+    tape = {"slope": slope * unit, "slope_se": se * s * p / adv * unit, "n": np.full(n, 800.0)}
+    tape |= {"direct_eta": eta * unit * days, "direct_eta_se": 0.2 * eta * unit * days, "n_clusters": np.full(n, 30.0)}
+    return measured(rows, **tape)
+
+
+@pytest.mark.parametrize(("price", "size", "days"), [(100.0, 1.0, 1.0), (1.0, 1e-3, 1.0), (1.0, 1.0, 24.0)])
+def test_estimates_do_not_depend_on_the_units_of_price_size_and_time(price: float, size: float, days: float) -> None:
+    # The value traded a day is a covariate: in another unit of time or price all markets' moves together.
+    base, other = calibrate(panel(), LAW), calibrate(panel(price=price, size=size, days=days), LAW)
+    for name, factor in (
+        ("epsilon", price),
+        ("sigma", price / days**0.5),
+        ("gamma_tape", price / size),
+        ("eta_tape", price / size * days),
+        ("gamma_rule", price / size * days),
+        ("eta_rule", price / size * days),
+    ):
+        np.testing.assert_allclose(other[name], base[name] * factor, rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(other["response_relative"], base["response_relative"], rtol=1e-9)
+
+
+def test_rows_are_the_same_however_the_markets_were_cut_into_chunks() -> None:
+    whole = panel()
+    cuts = [0, 7, 30, 60]
+    parts = []
+    for a, b in pairwise(cuts):
+        impact = whole.impact
+        arrays = {k: v[a:b] if isinstance(v, np.ndarray) else v for k, v in vars(impact).items()}
+        frames = (f.iloc[a:b].reset_index(drop=True) for f in (whole.statistics, whole.reference, whole.session_end))
+        parts.append(Measured(*frames, type(impact)(**arrays)))
+    pd.testing.assert_frame_equal(calibrate(together(parts), LAW), calibrate(whole, LAW), check_exact=True)
+
+
+def test_thin_market_leans_on_the_pool_and_keeps_its_prior_width() -> None:
+    rows = calibrate(panel(), LAW)
+    assert set(rows["strength"]) == {"own_tape", "pool"}
+    thin = rows.loc[rows["response_own"].idxmin()]
+    thick = rows.loc[rows["response_own"].idxmax()]
+    assert thin["response_log_sd"] > 3 * thick["response_log_sd"]
+    # However thick its tape, the level of b is the literature's: nobody's interval is narrower than the prior.
+    assert (np.log(rows["eta_high"] / rows["eta_low"]) >= 2 * 1.95 * np.sqrt(0.5**2 + (0.04 * np.log(100)) ** 2)).all()
+
+
+DEGENERATE: dict[str, tuple[dict[str, Any], str]] = {
+    "no signed flow": ({"signed_share": 0.0}, "share of the volume signed 0"),
+    "one day of tape": ({"spread_se": np.nan, "n_days_quoted": 1}, "response known to a factor exp unknown"),
+    "error of sigma unknown": ({"sigma_se": np.nan}, "relative error of sigma unknown"),
+    "old data": ({"days_since_newest": 2}, "response known to a factor exp unknown"),
+}
+
+
+@pytest.mark.parametrize("tape", DEGENERATE)
+def test_market_alone_without_a_response_is_graded_d_with_the_reason(tape: str) -> None:
+    change, reason = DEGENERATE[tape]
+    row = calibrate(measured([change]), LAW).iloc[0]
+    assert (row["status"], row["grade"], row["strength"]) == ("ok", "D", "prior")
+    assert reason in row["grade_reason"]
+    assert row["response_relative"] == 1.0
+    assert np.isnan(row["gamma_tape"])
+
+
+def test_slope_that_its_own_tape_cannot_tell_from_zero_is_no_number() -> None:
+    row = calibrate(measured([{}], slope=[1e-9], slope_se=[1e-9], n=[500], n_clusters=[30]), LAW).iloc[0]
+    assert np.isnan(row["gamma_tape"])
+    assert row["response"] == pytest.approx(1e-9)  # what was measured stands beside
+    assert row["grade"] == "D"
+
+
+def test_all_markets_thin_lean_on_each_other_and_are_graded_low() -> None:
+    n = 30
+    rng = np.random.default_rng(0)
+    unit = 1.0 / 1e5
+    tape = {"slope": unit * rng.normal(3, 20, n), "slope_se": np.full(n, 20 * unit)}
+    rows = calibrate(measured([{}] * n, **tape, n=np.full(n, 40.0), n_clusters=np.full(n, 12.0)), LAW)
+    assert set(rows["strength"]) == {"pool"}
+    assert set(rows["grade"]) == {"D"}
+    assert np.isfinite(rows[["eta", "gamma", "gamma_tape"]].to_numpy(dtype=float)).all()
+
+
+def test_mid_that_never_moved_has_its_peers_volatility_and_is_graded_d() -> None:
+    whole = panel()
+    whole.statistics.loc[0, ["sigma", "sigma_se"]] = 0.0
+    row = calibrate(whole, LAW).iloc[0]
+    assert (row["status"], row["sigma_source"], row["grade"]) == ("ok", "pool", "D")
+    assert row["sigma"] > 0
+    assert row["sigma_low"] < row["sigma"] / 1.5
+
+
+def test_eta_and_gamma_of_the_rule_and_the_tape_are_published_where_asked_for() -> None:
+    law = calibrate(panel(), LAW)
+    for method in ("tape", "rule"):
+        rows = calibrate(panel(), CalibrationRules(method=method))
+        assert set(rows["method"]) == {method}
+        for name in ("eta", "gamma"):
+            np.testing.assert_array_equal(rows[name], law[f"{name}_{method}"])
+
+
+def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
+    before = calibrate(panel(), LAW)
+    now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1))
+    now["sigma"] = before["sigma"] * 1.1
+    z = with_drift(now, before)["sigma_drift_z"]
+    expected = np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(2 / 30))
+    np.testing.assert_allclose(z, expected, rtol=1e-12)
+    assert (with_drift(now, before)["eta_drift_z"] == 0).all()
+    other = with_drift(now, before.assign(method="rule"))
+    assert other[["sigma_drift_z", "eta_drift_z"]].isna().all().all()

@@ -1,0 +1,92 @@
+"""Shrinkage across markets: coverage, what thin and thick markets gain, and that units do not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tributary_opt.calibration.pooling import fit_pool, posterior
+
+
+def markets(seed: int, n: int = 600) -> tuple[np.ndarray, ...]:
+    """log of the truth, an estimate with t(29) error, its s.e. (thin to thick, not knowing the truth), covariates."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2))
+    truth = 1.5 + x @ [0.3, -0.2] + 0.5 * rng.normal(size=n)
+    se = np.exp(1.5) * 10 ** rng.uniform(-1.7, 0.7, n)
+    estimate = np.exp(truth) + se * rng.standard_t(29, n)
+    return truth, estimate, se, x
+
+
+def test_intervals_cover_and_the_pool_finds_what_markets_have_in_common() -> None:
+    covered, bias, between = [], [], []
+    for seed in range(5):
+        truth, estimate, se, x = markets(seed)
+        dof = np.full(len(se), 29.0)
+        pool = fit_pool(estimate, se, dof, x)
+        assert pool is not None
+        found = posterior(estimate, se, dof, x, pool)
+        covered.append(((np.log(found.low) < truth) & (truth < np.log(found.high))).mean())
+        bias.append((found.log_mean - truth).mean())
+        between.append(pool.between)
+    assert 0.92 <= np.mean(covered) <= 0.97
+    assert abs(np.mean(bias)) < 0.02
+    assert np.mean(between) == pytest.approx(0.5, abs=0.04)
+
+
+def test_thin_markets_gain_by_half_and_thick_ones_lose_nothing_against_their_own_least_squares() -> None:
+    thin_gain, thick_loss = [], []
+    for seed in range(5):
+        truth, estimate, se, x = markets(seed)
+        dof = np.full(len(se), 29.0)
+        found = posterior(estimate, se, dof, x, fit_pool(estimate, se, dof, x))
+        with np.errstate(invalid="ignore"):
+            alone = np.where(estimate > 0, np.abs(np.log(np.abs(estimate)) - truth), np.inf)
+        pooled = np.abs(np.log(found.value) - truth)
+        order = np.argsort(se)
+        thick, thin = order[: len(se) // 10], order[-len(se) // 10 :]
+        thin_gain.append(np.median(alone[thin]) / np.median(pooled[thin]))
+        thick_loss.append(np.median(pooled[thick]) / np.median(alone[thick]))
+    assert min(thin_gain) > 2
+    assert np.mean(thick_loss) < 1.05
+
+
+def test_unit_of_the_quantity_does_not_matter() -> None:
+    _, estimate, se, x = markets(1)
+    dof = np.full(len(se), 29.0)
+    base = posterior(estimate, se, dof, x, fit_pool(estimate, se, dof, x))
+    for unit in (1e-7, 3e5):
+        scaled = posterior(estimate * unit, se * unit, dof, x, fit_pool(estimate * unit, se * unit, dof, x))
+        np.testing.assert_allclose(scaled.value, base.value * unit, rtol=1e-9)
+        np.testing.assert_allclose(scaled.log_sd, base.log_sd, rtol=1e-9)
+
+
+def test_market_without_an_estimate_has_the_pools_width_and_no_weight_of_its_own() -> None:
+    _, estimate, se, x = markets(2)
+    dof = np.full(len(se), 29.0)
+    estimate[0] = np.nan
+    pool = fit_pool(estimate, se, dof, x)
+    assert pool is not None
+    found = posterior(estimate, se, dof, x, pool)
+    assert found.own[0] == 0
+    assert found.log_sd[0] > pool.between
+    assert np.isfinite(found.value).all()
+
+
+@pytest.mark.parametrize("n", [1, 9])
+def test_too_few_markets_are_no_pool_and_only_clear_estimates_stand(n: int) -> None:
+    estimate, se, dof, x = np.full(n, 3.0), np.full(n, 1.0), np.full(n, 9.0), np.zeros((n, 2))
+    assert fit_pool(estimate, se, dof, x) is None
+    estimate[0] = 1.5  # within two standard errors of nothing
+    found = posterior(estimate, se, dof, x, None)
+    assert np.isnan(found.value[0])
+    np.testing.assert_allclose(found.value[1:], 3.0, rtol=1e-12)
+
+
+def test_covariate_that_never_varies_or_is_missing_says_nothing() -> None:
+    _, estimate, se, x = markets(3)
+    dof = np.full(len(se), 29.0)
+    base = posterior(estimate, se, dof, x, fit_pool(estimate, se, dof, x))
+    more = np.column_stack([x, np.full(len(se), 7.0), np.full(len(se), np.nan)])
+    found = posterior(estimate, se, dof, more, fit_pool(estimate, se, dof, more))
+    np.testing.assert_allclose(found.value, base.value, rtol=1e-9)
