@@ -1,7 +1,7 @@
 """How long a night takes, against its floor: the work that no program could leave out, done once by hand.
 
     python benchmarks/night.py                   5,000 markets, one new day of 2 M trades and 3 M snapshots
-    python benchmarks/night.py --history 30      what a night reads with 1 to 30 days behind it (smaller by default)
+    python benchmarks/night.py --history 30      what a night takes with 1 to 30 days behind it (500 markets)
 
 Floor of a night: its aggregation queries asked by hand, one Sender request with its rows, one read-back over /exp, the
 same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many
@@ -38,13 +38,16 @@ HTTP = requests.Session()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--markets", type=int, default=5_000)
-    parser.add_argument("--trades", type=int, default=2_000_000, help="a day")
-    parser.add_argument("--snapshots", type=int, default=3_000_000, help="a day")
+    parser.add_argument("--markets", type=int, help="default 5,000; 500 with --history")
+    parser.add_argument("--trades", type=int, help="a day; default 400 a market, 200 with --history")
+    parser.add_argument("--snapshots", type=int, help="a day; default 600 a market, 300 with --history")
     parser.add_argument("--history", type=int, default=0, help="days in the source; runs a night after each")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--part", choices=["fill", "floor", "history"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    chosen.markets = chosen.markets or (500 if chosen.history else 5_000)
+    chosen.trades = chosen.trades or (200 if chosen.history else 400) * chosen.markets
+    chosen.snapshots = chosen.snapshots or (300 if chosen.history else 600) * chosen.markets
     parts = {"fill": fill, "floor": against_floor, "history": over_history}
     if chosen.part:
         parts[chosen.part](chosen)
@@ -124,6 +127,8 @@ def choices(i: int) -> Any:
 def against_floor(chosen: argparse.Namespace) -> None:
     """Flow and floor in turn, then the table."""
     from prefect import flow, task
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     from flows.nightly import nightly
     from tributary_opt.night import open_night
@@ -138,9 +143,16 @@ def against_floor(chosen: argparse.Namespace) -> None:
         asked.append(sql)
         return ask(db, sql)
 
-    def once(i: int) -> str:
+    def once(i: int) -> tuple[str, int]:
+        """One night: its run id, and how many task runs it took."""
         c = choices(i)
-        return nightly(as_of=FIRST_DAY, statistics=c.statistics, calibration=c.calibration, grid=c.grid)
+        state = nightly(
+            as_of=FIRST_DAY, statistics=c.statistics, calibration=c.calibration, grid=c.grid, return_state=True
+        )
+        flow_run = state.state_details.flow_run_id
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
+        return state.result(), len(found)
 
     once(0)  # imports, pages, JIT of the server
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the floor adds its own
@@ -163,10 +175,11 @@ def against_floor(chosen: argparse.Namespace) -> None:
     took: dict[str, list[float]] = {}
     for i in range(1, chosen.repeats + 1):
         with timed(took, "flow"):
-            run_id = once(i)
+            run_id, n_tasks = once(i)
         with timed(took, "empty flow, as many tasks"):
-            empty(12)
+            empty(n_tasks)
         floor(settings, run_id, queries, took)
+    print(f"{n_tasks} task runs a flow")
     _print_floor(took, memory, chosen)
 
 

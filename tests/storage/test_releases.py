@@ -181,6 +181,24 @@ def current_run(root: Path) -> str:
 # --- the pointer rule ----------------------------------------------------------------------------------------
 
 
+def test_rows_sent_in_many_requests_are_one_release(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows whether they are sent at once or four at a time, schedules as arrays or as Arrow lists."""
+    parameters, trajectories = made("x")
+    trajectories.loc[1, "remaining"] = None
+    lists = pa.array(trajectories["remaining"], pa.list_(pa.float64()))
+    monkeypatch.setattr(module, "_ROWS_PER_REQUEST", 4)
+    in_lists = trajectories.assign(remaining=pd.arrays.ArrowExtensionArray(lists))
+    outcome = releases.publish(a_run(MONDAY, "x"), parameters, in_lists)
+    assert outcome.current
+    stored = releases.read(schema.TRAJECTORIES, MONDAY, outcome.run_id)
+    assert stored["remaining"].to_pylist() == lists.to_pylist()
+    monkeypatch.undo()
+    assert releases.publish(a_run(TUESDAY, "x"), parameters, trajectories).digests.keys() == outcome.digests.keys()
+    again = releases.read(schema.TRAJECTORIES, TUESDAY, a_run(TUESDAY, "x").run_id)
+    key = ["as_of", "run_id"]
+    assert again.drop_columns(key).equals(stored.drop_columns(key))
+
+
 def test_first_night_is_current_everywhere(releases: Releases, db: QuestDB) -> None:
     outcome = publish(releases, MONDAY)
     pointer = releases.current()

@@ -7,10 +7,10 @@ sums, a missing designated timestamp becomes the server's clock).
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,13 +201,23 @@ class QuestDB:
 
     def _export(self, wrapped: str, sql: str) -> pa.Table:
         timeout = self.server.query_timeout_s
+        # To a file, not to memory: a whole night's rows would be there twice while they are decoded.
+        content = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            with self._http() as http:
-                answer = http.get(
+            with (
+                self._http() as http,
+                http.get(
                     f"{'https' if self.server.tls else 'http'}://{self.server.host}:{self.server.http_port}/exp",
                     params={"query": wrapped, "fmt": "parquet", "timeout": str(int(np.ceil(timeout)))},
                     timeout=(self.server.connect_timeout_s, timeout + 5),
-                )
+                    stream=True,
+                ) as answer,
+            ):
+                if answer.status_code == 200:
+                    for block in answer.iter_content(1 << 20):
+                        content.write(block)
+                else:
+                    answer.content  # noqa: B018 - what it says is read while the connection is there
         except requests.Timeout as error:
             raise _Hung(f"{self!r} did not answer in time ({type(error).__name__}): {_start_of(sql)}") from error
         except requests.RequestException as error:
@@ -220,8 +230,10 @@ class QuestDB:
             raise ServerUnavailable(f"{self!r} answered {answer.status_code}: {answer.text[:200]}")
         if answer.status_code != 200:
             raise _refused(answer.text, sql)
+        content.seek(0)
         try:
-            table = pq.read_table(io.BytesIO(answer.content))
+            with content:
+                table = pq.read_table(content, pre_buffer=False)  # column by column
         except (pa.ArrowException, OSError) as error:
             raise QuestDBQueryError(f"{self!r} sent Parquet that cannot be read ({error})", sql) from error
         return table.replace_schema_metadata(None)
