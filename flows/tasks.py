@@ -33,6 +33,8 @@ from tributary_opt import schema
 from tributary_opt.night import Calibrated, Choices, NightReport, Plan, Seen, open_night
 from tributary_opt.precompute import precompute as solve
 from tributary_opt.report import markdown
+from tributary_opt.report import page as html
+from tributary_opt.report.overview import overview_chart
 from tributary_opt.settings import Grid, Retention, Runner, Settings
 from tributary_opt.storage.parquet import release_file
 from tributary_opt.storage.questdb import ServerUnavailable
@@ -196,10 +198,13 @@ def sweep(retention: Retention, dry_run: bool) -> pd.DataFrame:
 
 @task(**_COMPUTES)
 def report(night: NightReport) -> None:
-    """The run's artifacts: a report, and a table of the refused markets."""
-    create_markdown_artifact(markdown.run_report(night), key="run-report", description=markdown.headline(night))
+    """The HTML report beside the Parquet, and the run's artifacts: a report, tables of refusals and movers."""
+    text = f"{markdown.run_report(night)}\n{overview_chart(night)}\n\n{_page(night)}\n"
+    create_markdown_artifact(text, key="run-report", description=markdown.headline(night))
     refused = markdown.refusals(night.parameters)
     create_table_artifact(refused, key="refusals", description=f"{len(refused)} markets without parameters")
+    moved = markdown.largest_moves(night)
+    create_table_artifact(moved, key="movers", description=f"{len(moved)} largest moves of eta and sigma")
     _LOG.info("%s", markdown.headline(night))
 
 
@@ -225,6 +230,20 @@ def report_sweep(actions: pd.DataFrame, dry_run: bool) -> None:
     ]
     create_table_artifact(table, key="maintenance", description=said)
     _LOG.info("maintenance: %s", said)
+
+
+def _page(night: NightReport) -> str:
+    """Where the HTML report is, as a line of markdown. The night is published by now: no fault of the page costs it."""
+    if night.outcome is None:
+        return "A dry run writes no HTML report."
+    try:
+        with open_night(Settings()) as opened:
+            history = html.parameter_history(opened.releases, night.run.as_of)
+        path = html.write(Settings().parquet_root, night, history)
+    except Exception as error:
+        _LOG.exception("the HTML report was not written; the release is not touched by that")
+        return f"**The HTML report was not written**: {type(error).__name__}. The log says more; the release is whole."
+    return f"[HTML report of the night]({path.as_uri()}): `{path}`"
 
 
 def announce(night: NightReport) -> None:

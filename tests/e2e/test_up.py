@@ -207,9 +207,13 @@ def test_deployments_run_and_the_schedule_fires(stack: Stack) -> None:
     assert manifest["run_id"] == current
     assert all((stack.settings.parquet_root / t["path"]).is_file() for t in manifest["tables"].values())
 
-    artifacts = stack.wait(lambda: {a.key: a for a in artifacts_of(stack, night.id)})
-    assert set(artifacts) == {"run-report", "refusals"}
+    artifacts = stack.wait(lambda: a if len(a := {a.key: a for a in artifacts_of(stack, night.id)}) > 2 else None)
+    assert artifacts is not None
+    assert set(artifacts) == {"run-report", "refusals", "movers"}
     assert current in str(artifacts["run-report"].data)
+    assert "](data:image/svg+xml;base64," in str(artifacts["run-report"].data)
+    (page,) = (stack.settings.parquet_root / "reports").rglob("report.html")
+    assert page.as_uri() in str(artifacts["run-report"].data)
     # Lines arrive in batches, after the run: the one that names the release is among the last.
     lines = stack.wait(lambda: [line for line in logs_of(stack, night.id) if current in line.message])
     assert {line.level for line in lines if line.name.startswith("tributary_opt.")} == {20}

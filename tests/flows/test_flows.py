@@ -76,6 +76,27 @@ def test_a_night_leaves_a_report_and_a_table_of_refusals(settings: Settings) -> 
     assert [(r["market_id"], r["token_id"], r["reason"]) for r in refused] == [*expected.itertuples(index=False)]
 
 
+def test_the_report_carries_its_picture_and_leads_to_the_page(settings: Settings) -> None:
+    run_id = nightly(grid=SMALL)
+    (page,) = settings.parquet_root.glob(f"reports/as_of=2026-03-04/run_id={run_id}/report.html")
+    report = artifact("run-report")
+    assert f"]({page.as_uri()})" in report
+    assert "](data:image/svg+xml;base64," in report
+    assert json.loads(artifact("movers")) == []
+    assert run_id in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_costs_no_release(settings: Settings) -> None:
+    settings.parquet_root.mkdir(parents=True)
+    (settings.parquet_root / "reports").write_text("a file where the folder should be")
+    run_id = nightly(grid=SMALL)
+    with open_night(settings) as night:
+        pointer = night.releases.current()
+    assert pointer is not None
+    assert pointer.run_id == run_id
+    assert "**The HTML report was not written**" in artifact("run-report")
+
+
 @pytest.mark.parametrize("runner", ["thread", "process", "dask"])
 def test_every_runner_makes_the_run_that_the_core_makes(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, runner: str

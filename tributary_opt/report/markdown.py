@@ -93,6 +93,24 @@ def refusals(parameters: pd.DataFrame) -> list[dict[str, str]]:
     return [{name: _text(row[name]) for name in columns} for row in refused[columns].to_dict("records")]
 
 
+def largest_moves(night: NightReport) -> list[dict[str, Any]]:
+    """The largest moves against the release before, rounded: parameter, market_id, token_id, before, now, per_cent."""
+    if night.before is None:
+        return []
+    return [
+        {
+            "parameter": name,
+            "market_id": _text(row["market_id"]),
+            "token_id": _text(row["token_id"]),
+            "before": float(f"{row['before']:.4g}"),
+            "now": float(f"{row['now']:.4g}"),
+            "per_cent": round(row["per_cent"], 1),
+        }
+        for name, moved in changes(night.before, night.parameters).moves.items()
+        for row in moved.to_dict("records")
+    ]
+
+
 def changes(before: pd.DataFrame, now: pd.DataFrame) -> Changes:
     """What differs between the parameters of two runs.
 

@@ -71,6 +71,15 @@ def read_release_file(root: Path, table: schema.Table, as_of: date, run_id: str)
     return pa.table(columns, schema=wanted)
 
 
+def write_page(root: Path, text: str, as_of: date, run_id: str) -> Path:
+    """Write a run's report beside its Parquet, whole or not at all. Returns where it is."""
+    target = root / "reports" / f"as_of={as_of:%Y-%m-%d}" / f"run_id={run_id}" / "report.html"
+    _make_folder(target.parent)
+    with _staged(root, target, f"{run_id}-report.html") as staging:
+        staging.write_text(text, encoding="utf-8", errors="replace")
+    return target
+
+
 def write_manifest(root: Path, content: dict[str, Any]) -> None:
     """Replace `current.json`, whole."""
     _make_folder(root)
