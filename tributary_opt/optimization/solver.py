@@ -566,15 +566,17 @@ class _Shot:
     """The backward recursion of a set of problems, and the last path it found."""
 
     def __init__(self, chunk: _Chunk, rows: IntArray, riskless: bool) -> None:
+        # A view where all problems of the chunk are shot at: gathering columns costs as much as a sweep.
+        all_rows: slice | IntArray = slice(None) if len(rows) == len(chunk.k) else rows
         self.k = chunk.k[rows]
         self.inverse_k = 1.0 / self.k
         self.pole = (1.0 - self.k) / (1.0 + self.k)
-        self.ease = chunk.cheapness[:, rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
-        self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, rows]
-        self.cap = np.where(self.ease > 0, chunk.fraction[:, rows], 0.0)
-        self.dearer = chunk.dearer[:, rows]
+        self.ease = chunk.cheapness[:, all_rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
+        self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, all_rows]
+        self.cap = np.where(self.ease > 0, chunk.fraction[:, all_rows], 0.0)
+        self.dearer = chunk.dearer[:, all_rows]
         self.one_spread = not self.dearer.any()
-        self.bend, self.turn = chunk.bend[rows], chunk.turn[:, rows]
+        self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
         self.bent = bool(chunk.paper[rows].any())
         self.riskless = riskless
         self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
@@ -586,7 +588,7 @@ class _Shot:
         self.most = (
             (1.0 + self.k)
             * np.power(_OVERSHOOT, self.k)
-            / np.where(chunk.cheapness[:, rows] > 0, chunk.cheapness[:, rows], np.inf).min(axis=0)
+            / np.where(chunk.cheapness[:, all_rows] > 0, chunk.cheapness[:, all_rows], np.inf).min(axis=0)
         ) + 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
         self._allocate()
 
@@ -597,7 +599,10 @@ class _Shot:
         """Go on with these only."""
         for name in ("k", "inverse_k", "pole", "bend", "first", "most", "base", "held"):
             setattr(self, name, getattr(self, name)[rows])
-        for name in ("ease", "twice_risk", "cap", "dearer", "turn"):
+        wide = ["ease", "twice_risk", "cap"]
+        wide += [] if self.one_spread else ["dearer"]
+        wide += ["turn"] if self.bent else []
+        for name in wide:
             setattr(self, name, np.take(getattr(self, name), rows, axis=1))
         if self.tail.size:
             self.tail = np.take(self.tail, rows, axis=1)
@@ -671,7 +676,7 @@ class _Shot:
         price = np.exp(level)
         change = price.copy()
         total, slope = np.zeros(count), np.zeros(count)
-        work, more = np.empty(count), np.empty(count)
+        work, more, below = np.empty(count), np.empty(count), np.empty(count, dtype=bool)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             last = int(self.first.max()) if self.late else len(self.ease)
             self.path[last:] = self.slopes[last:] = 0.0
@@ -687,21 +692,18 @@ class _Shot:
                 traded = self.path[j]
                 np.multiply(above, self.ease[j], out=work)
                 np.power(work, self.inverse_k, out=traded)
+                cap = self.cap[j] if not self.late else np.where(j < self.first, self.cap[j], 0.0)
                 if self.bent:
-                    moved = self._bent(j, above, traded) * change
+                    more = self._bent(j, above, traded)
                 else:
                     np.multiply(traded, self.inverse_k, out=more)
                     np.divide(more, above, out=more)
-                    moved = np.multiply(more, change, out=more)
                     if not self.one_spread:
-                        moved[above == 0] = 0.0
-                cap = self.cap[j] if not self.late else np.where(j < self.first, self.cap[j], 0.0)
-                # 1 where the slice is below its cap, else 0: in floats, a product with a mask is ten times slower.
-                np.subtract(cap, traded, out=work)
-                np.multiply(work, 1e300, out=work)
-                np.minimum(np.maximum(work, 0.0, out=work), 1.0, out=work)
-                np.minimum(moved, _STEEPEST, out=moved)
-                np.multiply(moved, work, out=self.slopes[j])
+                        more[above == 0] = 0.0
+                np.less(traded, cap, out=below)
+                # The mask before the steep factor: 0 times an infinity would be no slope at all.
+                np.multiply(more, below, out=more)
+                np.multiply(more, change, out=self.slopes[j])
                 np.minimum(traded, cap, out=traded)
                 np.add(total, traded, out=total)
                 np.add(slope, self.slopes[j], out=slope)
@@ -739,7 +741,7 @@ class _Shot:
         found = np.zeros(len(error), dtype=bool)
         rows = np.flatnonzero(near)
         if len(rows):
-            shift = self.slopes[:, rows] * (error[rows] / slope[rows])
+            shift = self.slopes[:, rows] * (error[rows] / np.where(slope[rows] > 0, slope[rows], 1.0))
             after = self.whole_path()[:, rows] - shift
             found[rows] = ((after > self.cap[:, rows]) | (after < 0)).any(axis=0)
         return found
@@ -750,7 +752,7 @@ class _Shot:
         path, slopes, cap = self.whole_path()[:, rows], self.slopes[:, rows], self.cap[:, rows]
         path = path + slopes * _missing(path, slope[rows])
         path = np.minimum(np.maximum(path, 0.0), cap)
-        return _closed_sum(path, np.where(path < cap, path, 0.0))
+        return _closed_sum(path, np.where(path < cap, path, 0.0), 1)
 
 
 def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
