@@ -30,6 +30,7 @@ from tributary_opt.calibration.own_executions import checked
 from tributary_opt.calibration.parameters import Measured, calibrate
 from tributary_opt.calibration.parameters import together as all_markets
 from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.jumps import cut_at_jumps
 from tributary_opt.market_data.market_days import MarketDays, Window, newest_complete_day, window_digest
 from tributary_opt.market_data.markets import ReferenceData, read_markets_file
 from tributary_opt.market_data.source import Source
@@ -255,6 +256,7 @@ class Night:
         """
         window = self._window(choices, as_of)
         rows = self._days(choices).load(window, chunk, fresh)
+        rows = cut_at_jumps(rows, window)
         statistics = window_statistics(rows, window)
         reference = self.reference.of(statistics)
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})

@@ -74,6 +74,13 @@ SOUND: dict[str, Any] = {
     "trades_per_bar": 30.0,
     "overnight_sd": 0.5,
     "volume_profile": None,
+    "volume_profile_used": None,
+    "volume_profile_error": np.nan,
+    "volume_profile_week": None,
+    "variance_profile_used": None,
+    "variance_profile_error": np.nan,
+    "variance_profile_week": None,
+    "source_jump": None,
     "variance_profile": None,
 }
 YES = {"price": 0.4, "spread": 0.01, "sigma": 0.02, "kind": "probability"}

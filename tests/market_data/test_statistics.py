@@ -288,8 +288,28 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
         "sigma_garman_klass": np.sqrt(ratio(total("garman_klass_variance"), traded)) if ranged else np.nan,
         "trades_per_bar": ratio(total("n_trades"), total("n_trade_bars")),
         "overnight_sd": np.sqrt(np.mean(np.square(gaps))) if gaps else np.nan,
-        "volume_profile": hours / hours.sum() if hours.sum() > 0 else None,
+        "volume_profile": volume_profile(have, hours),
     }
+
+
+def volume_profile(have: list[dict], hours: np.ndarray) -> np.ndarray | None:
+    """Hours' shares where they predict each day better, from the others, than its session's flat profile."""
+    if not hours.sum():
+        return None
+    traded = [r for r in have if r["volume_by_hour"].sum() > 0]
+    of_hours = of_flat = 0.0
+    for row in traded:
+        share = row["volume_by_hour"] / row["volume_by_hour"].sum()
+        others = hours - row["volume_by_hour"]
+        of_hours += ((share - others / (others.sum() or 1.0)) ** 2).sum()
+        of_flat += ((share - flat(row)) ** 2).sum()
+    return hours / hours.sum() if len(traded) >= 3 and of_hours < of_flat else flat(have[-1])
+
+
+def flat(row: dict) -> np.ndarray:
+    zone = trading_calendar(row["calendar"]).timezone
+    minutes = pd.date_range(row["session_start"], row["session_end"], freq="min", inclusive="left").tz_convert(zone)
+    return np.bincount(minutes.hour, minlength=24) / len(minutes)
 
 
 def positive_root(squared: float) -> float:

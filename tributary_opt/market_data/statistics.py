@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt.market_data.calendars import ALWAYS_OPEN
+from tributary_opt.market_data.hour_profiles import Profiles, profiles
 from tributary_opt.market_data.market_days import Window
 from tributary_opt.market_data.spread import root
 
@@ -20,7 +21,8 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Rows of `ac_market_days`, sorted by market, token and day, as `MarketDays.load` gives them.
+        Rows of `ac_market_days`, sorted by market, token and day, as `MarketDays.load` gives them; from `cut_at_jumps`,
+        a market's window begins with its jump.
     window : Window
 
     Returns
@@ -44,7 +46,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
         return _newest(_plain(rows[name]), group, len(first))
 
     calendar, folded = (rows[name].to_numpy(dtype=object)[last] for name in ("calendar", "folded_with"))
-    n_days = np.array([len(window.days.get(code, ())) for code in calendar], dtype=np.int64)
+    jump, since = _jumps(rows, last)
+    n_days = _days_from(since, calendar, window)
+    begins = np.array([_first_day(window, code) for code in calendar], dtype="datetime64[us]")
     volume = rows["volume"].to_numpy(dtype=float)
     adv = total("volume") / np.maximum(n_days, 1)
     # Days without a row are days without a trade: they count in the variance as in the mean.
@@ -89,7 +93,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "folded_with": np.where(folded == "", None, folded),
                 "calendar": calendar,
                 "day_hours": (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy()[last] / 3600.0,
-                "window_start": _utc([_first_day(window, code) for code in calendar]),
+                "window_start": _utc(np.fmax(begins, since)),
                 "window_end": _utc([_last_day(window, code) for code in calendar]),
                 "n_days": n_days.astype(np.int32),
                 "n_days_traded": n_traded_days.astype(np.int32),
@@ -131,8 +135,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "sigma_garman_klass": np.where(ranged, np.sqrt(total("garman_klass_variance") / n_traded_days), np.nan),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
-                "volume_profile": _profile(rows["volume_by_hour"], group, len(first)),
-                "variance_profile": _profile(rows["variance_by_hour"], group, len(first)),
+                **_profile_columns("volume", _profile(rows, "volume_by_hour", group, len(first))),
+                **_profile_columns("variance", _profile(rows, "variance_by_hour", group, len(first))),
+                "source_jump": jump,
             }
         )
 
@@ -294,15 +299,34 @@ def _newest(values: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
     return out
 
 
-def _profile(arrays: pd.Series, group: np.ndarray, n: int) -> list[np.ndarray | None]:
-    """Hourly sums over the window as shares of their total; None where the total is 0."""
-    if not len(arrays):
-        return []
-    hours = np.stack([np.zeros(24) if a is None else a for a in arrays])
-    sums = np.stack([_sums(group, hours[:, h], n) for h in range(24)], axis=1)
-    totals = sums.sum(axis=1, keepdims=True)
-    shares = sums / np.where(totals > 0, totals, 1.0)
-    return [share if has else None for share, has in zip(shares, totals[:, 0] > 0, strict=True)]
+def _profile(rows: pd.DataFrame, name: str, group: np.ndarray, n: int) -> Profiles:
+    hours = np.stack([np.zeros(24) if a is None else a for a in rows[name]]) if len(rows) else np.zeros((0, 24))
+    return profiles(hours, rows, group, n)
+
+
+def _profile_columns(what: str, of: Profiles) -> dict[str, object]:
+    return {
+        f"{what}_profile": of.by_hour,
+        f"{what}_profile_used": of.used,
+        f"{what}_profile_error": of.error_ratio,
+        f"{what}_profile_week": of.by_week_hour,
+    }
+
+
+def _jumps(rows: pd.DataFrame, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each market's newest jump in words, and the first day after it; None and NaT where there is none."""
+    if "source_jump" not in rows:
+        return np.full(len(last), None, dtype=object), np.full(len(last), np.datetime64("NaT"), "datetime64[us]")
+    return rows["source_jump"].to_numpy(dtype=object)[last], _plain(rows["jump_day"])[last]
+
+
+def _days_from(since: np.ndarray, calendar: np.ndarray, window: Window) -> np.ndarray:
+    """Trading days of the window, from `since` on where that is a time."""
+    n = np.array([len(window.days.get(code, ())) for code in calendar], dtype=np.int64)
+    for code, of_calendar in window.days.items():
+        mine = (calendar == code) & ~np.isnat(since)
+        n[mine] -= np.searchsorted(np.array(of_calendar, dtype="datetime64[us]"), since[mine])
+    return n
 
 
 def _first_day(window: Window, code: str) -> np.datetime64:
