@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_rooms_look_only_upstream() -> None:
     for room, forbidden in downstream.items():
         for path in files(f"tributary_opt/{room}"):
             assert ours(path).isdisjoint(forbidden), path
+
+
+def test_the_schedule_book_loads_neither_prefect_nor_flows() -> None:
+    asked = "import sys, tributary_opt.schedule_book; print({m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "tributary_opt" in loaded
+    assert "'prefect'" not in loaded
+    assert "'flows'" not in loaded
 
 
 def test_core_never_imports_flows_at_its_top() -> None:

@@ -1,0 +1,354 @@
+"""The schedule book: published points to the bit, anything else solved, and every refusal in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from book_release import AS_OF, MARKETS, NOW, market, publish
+
+from tributary_opt import schema
+from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
+from tributary_opt.optimization.trajectory import AlmgrenChrissParams
+from tributary_opt.schedule_book import BookError, ScheduleBook, ScheduleRefused
+from tributary_opt.settings import Grid
+from tributary_opt.storage import parquet
+
+RISKS = ("risk_aversion", "urgency")
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    root = tmp_path_factory.mktemp("parquet")
+    return root, publish(root)
+
+
+@pytest.fixture(scope="module")
+def book(release: tuple[Path, pd.DataFrame]) -> ScheduleBook:
+    return opened(release[0])
+
+
+def opened(root: Path, now: datetime = NOW) -> ScheduleBook:
+    return ScheduleBook.open(root, clock=lambda: now)
+
+
+# --- the grid and what lies between ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", RISKS)
+def test_grid_point_comes_back_bit_for_bit(book: ScheduleBook, release: tuple[Path, pd.DataFrame], kind: str) -> None:
+    rows = release[1][release[1]["strategy"] == "almgren_chriss"]
+    assert len(rows) > 100
+    for row in rows.to_dict("records"):
+        risk: dict[str, Any] = {kind: row[kind]}
+        ask = {"token_id": row["token_id"], "horizon": row["horizon"], **risk}
+        t = book.schedule(row["market_id"], row["order_size"], **ask)
+        assert t.params["source"] == "published"
+        assert t.holdings.tobytes() == np.asarray(row["remaining"]).tobytes()
+        assert (t.total_cost_estimate, t.risk_aversion) == (row["expected_cost_bps"], row["risk_aversion"])
+        assert (t.params["expected_cost"], t.params["cost_variance"]) == (row["expected_cost"], row["cost_variance"])
+        assert abs(math.fsum(t.trade_sizes) - row["order_size"]) <= 4 * 2.0**-52 * row["order_size"]
+        assert t.params["run_id"] == "a" * 16
+        assert t.params["as_of"] == AS_OF
+
+
+def test_off_grid_order_is_solved_from_the_published_parameters(book: ScheduleBook) -> None:
+    t = book.schedule("ALPHA", 1_234.5, risk_aversion=3e-4, horizon=0.5)
+    p = AlmgrenChrissParams(eta=2e-5, gamma=2e-6, sigma=1.0, alpha=1.0, tau=1 / 48, epsilon=0.01, price=50.0)
+    want = generate_ac_trajectory(1_234.5, 24, p, 3e-4, permanent=t.params["permanent"])
+    assert t.params["source"] == "solved"
+    np.testing.assert_allclose(t.holdings, want.holdings, rtol=1e-13)
+    assert t.total_cost_estimate == pytest.approx(want.total_cost_estimate, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("risk", "measured"),
+    [
+        ({"urgency": 2.0}, lambda t: t.params["urgency"]),
+        ({"decay_time": 0.4}, lambda t: t.params["decay_time"]),
+        ({"half_life": 0.3}, lambda t: t.params["half_life"]),
+        ({"cost_budget_bps": 7.0}, lambda t: t.total_cost_estimate),
+        ({"done_by": (0.8, 0.5)}, lambda t: 1 - t.holdings[24] / t.holdings[0]),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_every_way_to_choose_risk_is_met(book: ScheduleBook, risk: dict[str, Any], measured: Any) -> None:
+    t = book.schedule("ALPHA", 900.0, **risk)
+    wanted = next(iter(risk.values()))
+    assert measured(t) == pytest.approx(wanted[0] if isinstance(wanted, tuple) else wanted, rel=1e-8)
+
+
+def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
+    one, fifty = book.schedule("ALPHA", 777.0, urgency=2.0), book.schedule("MULTI", 777.0, urgency=2.0)
+    np.testing.assert_allclose(one.holdings, fifty.holdings, rtol=1e-12)
+    assert fifty.params["expected_cost"] == pytest.approx(50 * one.params["expected_cost"], rel=1e-12)
+    assert fifty.risk_aversion == pytest.approx(one.risk_aversion / 50, rel=1e-12)
+    assert fifty.params["implied_price"] == pytest.approx(one.params["implied_price"], rel=1e-12)
+
+
+def test_lots_and_participation_are_kept(book: ScheduleBook) -> None:
+    t = book.schedule("ALPHA", 4_000.0, urgency=10.0, max_participation=0.1, lot_size=10.0)
+    assert (np.mod(t.trade_sizes, 10.0) == 0).all()
+    assert t.trade_sizes.max() <= 0.1 * 1e5 / 48
+    assert t.trade_sizes.sum() == 4_000.0
+    with pytest.raises(ScheduleRefused, match=r"."):
+        book.schedule("ALPHA", 4_000.0, urgency=1.0, max_participation=0.001)
+
+
+# --- time and price ---------------------------------------------------------------------------------------------
+
+
+def test_times_follow_the_exchange_and_skip_its_closures(book: ScheduleBook) -> None:
+    start = datetime(2026, 3, 6, 20, 0, tzinfo=UTC)  # Friday, an hour before New York closes
+    t = book.schedule("BETA", 100.0, urgency=1.0, horizon=0.25, start=start, max_age=100)
+    assert t.timestamps.dtype == np.dtype("datetime64[us]")
+    assert t.timestamps[0] == np.datetime64("2026-03-06T20:00", "us")
+    # 0.25 sessions are 97.5 minutes: 60 on Friday, 37.5 on Monday, after the clocks changed.
+    assert t.timestamps[-1] == np.datetime64("2026-03-09T13:30", "us") + np.timedelta64(2250, "s")
+    assert (np.diff(t.timestamps) > np.timedelta64(0)).all()
+
+
+def test_a_start_in_a_closure_is_the_next_open_and_a_whole_session_ends_at_the_close(book: ScheduleBook) -> None:
+    t = book.schedule("BETA", 100.0, urgency=1.0, start=datetime(2026, 3, 4, 5, 0, tzinfo=UTC))
+    assert t.timestamps[0] == np.datetime64("2026-03-04T14:30", "us")
+    assert t.timestamps[-1] == np.datetime64("2026-03-04T21:00", "us")
+
+
+@pytest.mark.parametrize(("side", "sign"), [("sell", -1), ("buy", 1)])
+def test_slice_prices_add_up_to_the_cost_and_stand_on_the_tick(
+    book: ScheduleBook, tmp_path: Path, side: Any, sign: int
+) -> None:
+    publish(tmp_path, markets=(market("FREE", tick_size=None),))
+    t = opened(tmp_path).schedule("FREE", 5_000.0, urgency=3.1, side=side)
+    paid = sign * math.fsum(t.trade_sizes * (t.params["slice_prices"] - 50.0))
+    assert paid == pytest.approx(t.params["expected_cost"], rel=1e-10)
+    ticked = book.schedule("ALPHA", 5_000.0, urgency=3.1, side=side).params["slice_prices"]
+    np.testing.assert_allclose(ticked / 0.01, np.rint(ticked / 0.01), atol=1e-9)
+    assert (sign * (ticked - t.params["slice_prices"]) >= -1e-9).all()
+    assert (np.abs(ticked - t.params["slice_prices"]) <= 0.01 + 1e-9).all()
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({"market_id": "ALPA"}, "no market 'ALPA'.*'ALPHA'"),
+        ({"market_id": "PAIR"}, "several tokens.*no, yes"),
+        ({"token_id": "x"}, "no token 'x'; it has t"),
+        ({"market_id": "GONE"}, r"refused: too_few_trades \(3 trades\)"),
+        ({"order_size": 25_000.0}, "2.5 times the grid's largest, 10000"),
+        ({"order_size": math.nan}, "finite and > 0"),
+        ({"order_size": -1.0}, "finite and > 0"),
+        ({"urgency": 21.0}, "2.1 times the largest"),
+        ({"urgency": math.nan}, "finite and >= 0"),
+        ({"horizon": 2.5}, "2.5 times the nearest of the grid, 1"),
+        ({"horizon": 0.01}, "0.04 times the nearest of the grid, 0.25"),
+        ({"horizon": 0.71}, "no whole number of the published steps"),
+        ({"max_age": 2.0}, "2.5 h of trading old, more than max_age 2 h"),
+        ({"max_age": math.nan}, "more than max_age"),
+    ],
+    ids=lambda v: " ".join(map(str, v.items())) if isinstance(v, dict) else "",
+)
+def test_refusal_says_what_and_how_far(book: ScheduleBook, ask: dict[str, Any], said: str) -> None:
+    with pytest.raises(ScheduleRefused, match=said):
+        book.schedule(**{"market_id": "ALPHA", "order_size": 100.0, "urgency": 1.0, **ask})
+
+
+def test_age_is_counted_on_the_market_s_own_clock(release: tuple[Path, pd.DataFrame]) -> None:
+    friday = datetime(2026, 3, 6, 23, 0, tzinfo=UTC)
+    late = opened(release[0], now=friday)
+    with pytest.raises(ScheduleRefused, match=r"71\.0 h of trading old"):
+        late.schedule("ALPHA", 100.0, urgency=1.0)
+    assert late.schedule("BETA", 100.0, urgency=1.0).params["age_hours"] == pytest.approx(3 * 6.5)
+
+
+@pytest.mark.parametrize("risk", [{}, {"urgency": 1.0, "risk_aversion": 1.0}])
+def test_exactly_one_risk_is_asked_for(book: ScheduleBook, risk: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="exactly one of"):
+        book.schedule("ALPHA", 100.0, **risk)
+
+
+@pytest.mark.parametrize("name", ["'; DROP TABLE ac_runs; --", "<script>alert(1)</script>"])
+def test_a_market_id_is_text_whatever_it_looks_like(book: ScheduleBook, name: str) -> None:
+    assert book.schedule(name, 100.0, urgency=1.0).params["market_id"] == name
+
+
+# --- many, and the rest -----------------------------------------------------------------------------------------
+
+
+def test_many_orders_at_once_are_the_single_ones(book: ScheduleBook) -> None:
+    orders = pd.DataFrame(
+        {
+            "market_id": ["ALPHA", "ALPHA", "GONE", "NONE", "BETA"],
+            "order_size": [1_000.0, 321.0, 1.0, 1.0, 1e9],
+            "urgency": [3.0, 2.0, 1.0, 1.0, 1.0],
+        }
+    )
+    found = book.schedules(orders)
+    assert list(found["source"]) == ["published", "solved", "refused", "refused", "refused"]
+    for i in range(2):
+        one = book.schedule("ALPHA", orders["order_size"][i], urgency=orders["urgency"][i])
+        assert found["remaining"][i].tobytes() == one.holdings.tobytes()
+        assert found["expected_cost_bps"][i] == one.total_cost_estimate
+    assert "too_few_trades" in found["refused"][2]
+
+
+@pytest.mark.parametrize("urgency", [3.0, 2.2])
+def test_replan_as_planned_is_the_rest_of_the_plan(book: ScheduleBook, urgency: float) -> None:
+    start = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
+    t = book.schedule("ALPHA", 1_000.0, urgency=urgency, start=start)
+    rest = book.replan(t, t.holdings[10], start + timedelta(hours=5))
+    np.testing.assert_allclose(rest.holdings, t.holdings[10:], rtol=1e-12)
+    assert (rest.timestamps == t.timestamps[10:]).all()
+    again = book.replan(rest, rest.holdings[0] * 0.9, start + timedelta(hours=5, minutes=1))
+    assert (again.holdings[0], again.holdings[-1]) == (rest.holdings[0] * 0.9, 0.0)
+    assert again.timestamps[0] == t.timestamps[11]
+    with pytest.raises(ScheduleRefused, match="no step is left"):
+        book.replan(t, 10.0, start + timedelta(hours=24))
+
+
+def test_tables_for_people(book: ScheduleBook) -> None:
+    assert len(book.parameters()) == len(MARKETS)
+    assert list(book.markets("pai")["token_id"]) == ["no", "yes"]
+    frontier = book.frontier("ALPHA", 1_000.0, n_points=20)
+    assert (np.diff(frontier["expected_cost"]) >= 0).all()
+    assert (np.diff(frontier["cost_sd"]) <= 0).all()
+    compared = book.compare("ALPHA", 1_000.0, urgency=3.0).set_index("strategy")
+    assert list(compared.index) == ["almgren_chriss", "twap", "market_order"]
+    assert (
+        compared["cost_sd"]["market_order"] == 0 < compared["cost_sd"]["almgren_chriss"] < compared["cost_sd"]["twap"]
+    )
+    assert compared["expected_cost"]["twap"] < compared["expected_cost"]["almgren_chriss"]
+
+
+# --- releases come and go, and come damaged -----------------------------------------------------------------------
+
+
+def test_book_follows_releases_and_never_mixes_them(tmp_path: Path) -> None:
+    prices = {"a" * 16: 50.0, "b" * 16: 80.0}
+    publish(tmp_path, "a" * 16)
+    book = ScheduleBook.open(tmp_path, clock=lambda: NOW, refresh_seconds=0.002)
+    seen: set[str] = set()
+    faults: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                for size in (1_000.0, 321.0):
+                    t = book.schedule("ALPHA", size, urgency=3.0)
+                    seen.add(t.params["run_id"])
+                    if t.params["price"] != prices[t.params["run_id"]]:
+                        faults.append(t.params)
+            except Exception as error:
+                faults.append(error)
+            time.sleep(0.001)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for turn in range(6):
+        name = "ab"[(turn + 1) % 2] * 16
+        publish(tmp_path, name, markets=(market("ALPHA", price=prices[name]),))
+    done.set()
+    for reader in readers:
+        reader.join()
+    book.close()
+    assert not faults
+    assert seen == set(prices)
+    assert book.refresh_error is None
+
+
+def test_refresh_says_whether_it_went_over(tmp_path: Path) -> None:
+    publish(tmp_path, "a" * 16)
+    book = opened(tmp_path)
+    assert not book.refresh()
+    publish(tmp_path, "b" * 16)
+    assert book.refresh()
+    assert book.run_id == "b" * 16
+
+
+def file_of(root: Path, table: schema.Table) -> Path:
+    return root / parquet.release_file(table, AS_OF, "a" * 16)
+
+
+@pytest.mark.parametrize("table", schema.RELEASE_TABLES, ids=lambda t: t.name)
+@pytest.mark.parametrize("damage", ["truncated", "gone", "empty", "of another run"])
+def test_damaged_release_is_said_to_be_one(tmp_path: Path, table: schema.Table, damage: str) -> None:
+    publish(tmp_path)
+    path = file_of(tmp_path, table)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        publish(tmp_path / "other", "b" * 16)
+        other = tmp_path / "other" / parquet.release_file(table, AS_OF, "b" * 16)
+        path.write_bytes(other.read_bytes())
+    with pytest.raises(BookError, match=r"."):
+        opened(tmp_path).schedule("ALPHA", 100.0, urgency=1.0)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"run_id": "x", "as_of": "2026-13-01", "tables": {}}'])
+def test_manifest_that_says_nothing_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "current.json").write_text(content)
+    with pytest.raises(BookError, match=r"current\.json"):
+        opened(tmp_path)
+
+
+def test_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BookError, match="no folder"):
+        opened(tmp_path / "nowhere")
+
+
+def test_rows_that_the_manifest_does_not_count_are_refused(tmp_path: Path) -> None:
+    publish(tmp_path)
+    told = json.loads((tmp_path / "current.json").read_text())
+    told["tables"]["ac_trajectories"]["rows"] += 1
+    (tmp_path / "current.json").write_text(json.dumps(told))
+    with pytest.raises(BookError, match=r"has \d+ rows, current\.json says"):
+        opened(tmp_path)
+
+
+def test_refused_refresh_leaves_the_book_with_the_release_it_has(tmp_path: Path) -> None:
+    publish(tmp_path)
+    book = opened(tmp_path)
+    (tmp_path / "current.json").write_text("{")
+    with pytest.raises(BookError):
+        book.refresh()
+    assert book.schedule("ALPHA", 100.0, urgency=1.0).holdings[0] == 100.0
+
+
+def test_release_without_schedules_is_refused_market_by_market(tmp_path: Path) -> None:
+    publish(tmp_path, markets=(market("GONE", status="refused", reason="no_trades"),))
+    with pytest.raises(ScheduleRefused, match="no_trades"):
+        opened(tmp_path).schedule("GONE", 1.0, urgency=1.0)
+
+
+def test_schedule_that_does_not_add_up_is_never_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import book_release
+
+    real = book_release.precompute
+
+    def bent(*args: Any) -> pd.DataFrame:
+        made = real(*args)
+        made["order_size"] = made["order_size"] * (1 + 1e-12)
+        return made
+
+    monkeypatch.setattr(book_release, "precompute", bent)
+    made = publish(tmp_path, markets=(market("ALPHA"),), grid=Grid())
+    with pytest.raises(BookError, match="does not add up"):
+        opened(tmp_path).schedule("ALPHA", made["order_size"].iloc[0], urgency=0.0)
