@@ -46,6 +46,7 @@ from prefect.workers.process import ProcessWorker
 from rich.console import Console
 from rich.table import Table
 
+from flows.alerts import ensure_alerts
 from flows.tasks import WRITER
 from tributary_opt.settings import Settings
 from tributary_opt.storage import embedded
@@ -99,6 +100,15 @@ def up(settings: Settings) -> None:
     _say("stopped")
     if life.failure:
         raise StackError(life.failure)
+
+
+def alerts(settings: Settings) -> list[str]:
+    """Make the alerts on the Prefect server in use, whoever runs it. Returns their names."""
+    prefect = get_current_settings()
+    if not prefect.api.url:
+        raise StackError("PREFECT_API_URL is empty: set it to the address of your Prefect server's API")
+    with SyncPrefectClient(api=prefect.api.url) as client:
+        return ensure_alerts(client, settings, float(prefect.flows.heartbeat_frequency or 180))
 
 
 # --- the parts ------------------------------------------------------------------------------------------------
@@ -169,6 +179,7 @@ class _Life:
             _ensure_pool(client)
             _ensure_writer_limit(client)
             self._deploy()
+            ensure_alerts(client, self.settings, float(self.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
             self._start_worker(stack, client)
 
     def hold(self) -> None:

@@ -144,6 +144,16 @@ def up() -> None:
 
 
 @app.command()
+def alerts() -> None:
+    """Make or replace the alerts on the Prefect server that PREFECT_API_URL names; `up` does it by itself."""
+    with _refusals():
+        from flows.stack import alerts as make_alerts
+
+        for name in make_alerts(_settings()):
+            _out.print(name, highlight=False)
+
+
+@app.command()
 def load(
     files: Annotated[list[Path], typer.Argument(help="Parquet or CSV files.", exists=True, dir_okay=False)],
     table: Annotated[SourceName, typer.Option(help="The table they belong to.")],

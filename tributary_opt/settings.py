@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     embedded_pg_port: int = Field(0, ge=0, le=65535, description="Port of its PostgreSQL wire; 0: any free one")
     embedded_memory_mb: int = Field(1_024, ge=256, le=65_536, description="Java heap of the embedded server")
     questdb_jar: Path | None = Field(None, description="The embedded server's jar, where it cannot be fetched")
+    alerts_webhook: SecretStr | None = Field(
+        None, description="Address that is called (POST, JSON) when a night fails or none comes; empty: nobody is"
+    )
+    alerts_stale_hours: float = Field(
+        26.0, ge=0.005, le=1_000, description="No release became current for so long: alert [h]"
+    )
 
     @field_validator("home", "parquet", "markets_file", "executions_file", "questdb_jar")
     @classmethod

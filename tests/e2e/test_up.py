@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import re
 import signal
@@ -9,18 +11,20 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pandas as pd
 import psutil
 import pytest
 import requests
 from filelock import FileLock
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -34,8 +38,9 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Scheduled
+from prefect.states import Running, Scheduled
 
+from flows.alerts import CRASHED, FAILED, STALE, ZOMBIE
 from tributary_opt import schema
 from tributary_opt.sample_data import generate, reference_data, sample_markets
 from tributary_opt.settings import QuestDBServer, Settings
@@ -66,6 +71,9 @@ class Stack:
         self.client = SyncPrefectClient(api=self.api)
         self.process: subprocess.Popen[bytes] | None = None
         self.lives = 0
+        self.alerts: list[dict[str, Any]] = []
+        self.receiver = _receiver(self.alerts)
+        self.silent: UUID | None = None
 
     @property
     def said(self) -> str:
@@ -85,6 +93,9 @@ class Stack:
                     "TRIBUTARY_EMBEDDED_MEMORY_MB": "512",
                     "PREFECT_API_URL": self.api,
                     "PREFECT_WORKER_QUERY_SECONDS": "1",
+                    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+                    "TRIBUTARY_ALERTS_WEBHOOK": f"http://127.0.0.1:{self.receiver.server_port}/secret-path",
+                    "TRIBUTARY_ALERTS_STALE_HOURS": "0.005",
                 },
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -170,6 +181,23 @@ class Stack:
         return found
 
 
+def _receiver(alerts: list[dict[str, Any]]) -> http.server.ThreadingHTTPServer:
+    """A webhook on loopback that notes what it is told."""
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A home with two days of eight sample markets."""
@@ -190,11 +218,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.end(signal.SIGTERM)
     for process in stack.processes():
         process.kill()
+    stack.receiver.shutdown()
 
 
 def test_deployments_run_and_the_schedule_fires(stack: Stack) -> None:
     stack.up()
     started = datetime.now(UTC) - timedelta(minutes=5)
+    stack.silent = run_that_falls_silent(stack)
+    wrong = stack.submit("nightly/nightly-on-demand", as_of=(datetime.now(UTC).date() + timedelta(days=2)).isoformat())
+    assert stack.finished(wrong).state_name == "Failed"
 
     night = stack.finished(stack.submit("nightly/nightly-on-demand", name="Month end", grid=GRID))
     assert (night.state_name, night.name) == ("Completed", "Month end")
@@ -247,6 +279,21 @@ def test_deployments_run_and_the_schedule_fires(stack: Stack) -> None:
     assert errors_of((stack.home / "logs" / "server.log").read_text()) == []
 
 
+def test_alerts_reach_the_webhook(stack: Stack) -> None:
+    if stack.process is None or stack.silent is None:
+        pytest.skip("needs the test before")
+    stack.wait(lambda: {FAILED, STALE, CRASHED} <= {alert["alert"] for alert in stack.alerts})
+    by_name = {alert["alert"]: alert for alert in stack.alerts}
+    assert by_name[FAILED]["state"] == "Failed"
+    assert "as_of must be a day that is over" in by_name[FAILED]["message"]
+    assert by_name[FAILED]["url"].startswith("http")
+    silent = by_name[CRASHED]
+    assert (silent["flow_run"], silent["message"]) == ("falls silent", "its process said nothing any more")
+    assert "no night was published" in by_name[STALE]["text"]
+    assert stack.client.read_flow_run(stack.silent).state_name == "Crashed"
+    assert "secret-path" not in requests.post(f"{stack.api}/block_documents/filter", json={}, timeout=30).text
+
+
 def test_ctrl_c_with_a_run_in_progress_leaves_nothing_behind(stack: Stack) -> None:
     if stack.process is None:
         pytest.skip("needs the test before")
@@ -270,6 +317,7 @@ def test_ctrl_c_with_a_run_in_progress_leaves_nothing_behind(stack: Stack) -> No
 
     time.sleep(max((soon - datetime.now(UTC)).total_seconds() + 2, 0))
     stack.up()
+    assert [len(stack.client.read_automations_by_name(name)) for name in (FAILED, CRASHED, STALE, ZOMBIE)] == [1] * 4
     # The worker finds both in one look and starts them together: which of them gets the slot is a race.
     ended = {run.state_name: str(run.state and run.state.message) for run in map(stack.finished, missed)}
     assert set(ended) == {"Completed", "Cancelled"}
@@ -303,6 +351,22 @@ def test_after_a_kill_the_next_up_tidies_and_works(stack: Stack) -> None:
     questdb = stack.server()
     assert stack.end(signal.SIGTERM) == 0, stack.said
     stack.assert_nothing_left(questdb)
+
+
+def run_that_falls_silent(stack: Stack) -> UUID:
+    """A run of no worker's that is Running, said once that it lives, and will not say it again."""
+    run_id = stack.client.create_flow_run(
+        flow(lambda: None, name="somebody else's"), name="falls silent", state=Running()
+    ).id
+    beat = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+    }
+    # The server may be busy with its database: 503.
+    stack.wait(lambda: requests.post(f"{stack.api}/events", json=[beat], timeout=30, proxies={"http": ""}).ok)
+    return run_id
 
 
 def errors_of(log: str) -> list[str]:
