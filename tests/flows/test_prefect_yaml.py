@@ -78,6 +78,6 @@ def test_every_field_of_a_form_is_described_and_bounded(deployment: dict[str, An
         for name, field in definition["properties"].items():
             assert field.get("description"), f"{model}.{name} has no description"
             assert "default" in field or name in definition.get("required", [])
-            if field.get("type") in ("integer", "number"):
-                assert {"minimum", "exclusiveMinimum"} & set(field), f"{model}.{name} has no bound"
+            if field.get("type") in ("integer", "number"):  # an enum is a list to choose from
+                assert {"minimum", "exclusiveMinimum", "enum"} & set(field), f"{model}.{name} has no bound"
     assert not {"password", "token", "host", "path", "url"} & {n.lower() for n in form["properties"]}
