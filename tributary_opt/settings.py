@@ -235,8 +235,8 @@ class CalibrationRules(_Choice):
         le=1,
         description="Share of the aggressors that are right; the response is corrected for the rest",
     )
-    law: LawPrior = LawPrior()
-    grades: GradeLimits = GradeLimits()
+    law: LawPrior = Field(LawPrior(), description="The default law before any tape, and how far a tape moves it")
+    grades: GradeLimits = Field(GradeLimits(), description="What a market needs for each grade")
     lookback_days: int = Field(30, ge=1, le=366, description="Trading days in the window [day]")
     min_trades: int = Field(30, ge=1, description="Fewer trades in the window: too_few_trades")
     min_active_hours: int = Field(20, ge=1, description="Fewer clock hours with a trade: too_few_hours [h]")
