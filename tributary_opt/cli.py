@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 import tributary_opt
-from tributary_opt import schema
+from tributary_opt import cli_book, schema
 from tributary_opt.market_data.source import SourceError
 from tributary_opt.night import Choices, NightError, open_night, run_night
 from tributary_opt.settings import Retention, Settings
@@ -355,3 +355,6 @@ def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
 
 def _minute(stamp: datetime | None) -> str:
     return "" if stamp is None or pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M}"
+
+
+cli_book.register(app, _refusals)

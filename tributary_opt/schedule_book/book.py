@@ -479,6 +479,12 @@ class ScheduleBook:
         return replace(found, timestamps=times)
 
 
+def resolve(book: ScheduleBook, market_id: str, token_id: str | None) -> tuple[Snapshot, Key]:
+    """The release that a book is reading, and the key of a market in it."""
+    snapshot = book._snapshot
+    return snapshot, _key(snapshot, market_id, token_id)
+
+
 def _one_risk(given: Mapping[str, Any]) -> tuple[str, Any]:
     unknown = set(given) - set(RISK_KINDS)
     if unknown:

@@ -56,6 +56,8 @@ class Snapshot:
     def __init__(self, run_id: str, as_of: date, published_at: datetime | None, parameters: pa.Table, rows: Rows):
         self.run_id, self.as_of, self.published_at = run_id, as_of, published_at
         self.table = parameters
+        self.root: Path | None = None
+        """The Parquet root it was read from."""
         _of_run(parameters, run_id, schema.PARAMETERS.name)
         keys = zip(parameters["market_id"].to_pylist(), parameters["token_id"].to_pylist(), strict=True)
         self._places = {key: place for place, key in enumerate(keys)}
@@ -124,7 +126,9 @@ def of_parquet(root: Path) -> Snapshot:
     for name, found in ((schema.PARAMETERS.name, parameters.num_rows), (schema.TRAJECTORIES.name, rows.count)):
         if rows_told[name] not in (None, found):
             raise BookError(f"{name} of run {run_id} has {found} rows, {parquet.MANIFEST} says {rows_told[name]}")
-    return Snapshot(run_id, as_of, datetime.fromisoformat(published) if published else None, parameters, rows)
+    found = Snapshot(run_id, as_of, datetime.fromisoformat(published) if published else None, parameters, rows)
+    found.root = root
+    return found
 
 
 def of_questdb(db: QuestDB) -> Snapshot:

@@ -1,0 +1,216 @@
+"""The reader's commands: `markets`, `schedule`, `frontier`, `compare`, `explain`, on the schedule book.
+
+Rich tables on a terminal, tab-separated when piped, `--json` and `--csv` where asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tributary_opt.schedule_book import BookError, ScheduleBook
+from tributary_opt.schedule_book.evidence import explain as evidence
+from tributary_opt.settings import Settings
+
+_out = Console()
+
+_Json = Annotated[bool, typer.Option("--json", help="JSON, one object a row.")]
+_Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
+_Root = Annotated[Path | None, typer.Option("--parquet", help="Parquet root; by default that of the settings.")]
+_Token = Annotated[str | None, typer.Option("--token", help="Token id, where the market has several.")]
+_Horizon = Annotated[float | None, typer.Option(help="Horizon [trading days]; by default the grid's first.")]
+_MinGrade = Annotated[str, typer.Option(help="Worst grade that will do: A, B, C or D.")]
+_MaxAge = Annotated[float, typer.Option(help="Oldest release that will do [h of trading].")]
+_Urgency = Annotated[float | None, typer.Option(help="kappa times the horizon; 0 is TWAP.")]
+_Lambda = Annotated[float | None, typer.Option("--risk-aversion", help="lambda [1/currency].")]
+_HalfLife = Annotated[float | None, typer.Option(help="Time at which half of the order is done [day].")]
+_DecayTime = Annotated[float | None, typer.Option(help="1/kappa [day].")]
+_Budget = Annotated[float | None, typer.Option("--cost-budget-bps", help="Expected cost [bps of arrival notional].")]
+_DoneBy = Annotated[tuple[float, float] | None, typer.Option(help="Share, and the time [day] at which it is done.")]
+
+
+def complete_market(incomplete: str) -> list[str]:
+    """Market ids of the current release, for the shell."""
+    with contextlib.suppress(Exception):  # a shell that is completing has no place for a message
+        with ScheduleBook.open(Settings()) as book:
+            ids = book.parameters()["market_id"].unique()
+        return [name for name in ids if name.startswith(incomplete)]
+    return []
+
+
+_Market = Annotated[str, typer.Argument(help="Market id.", autocompletion=complete_market)]
+_Size = Annotated[float, typer.Argument(help="Size of the order [contracts].")]
+
+
+def register(app: typer.Typer, refusals: Any) -> None:
+    """Add the commands to the application; `refusals` says in one line what is refused."""
+
+    @app.command()
+    def markets(
+        search: Annotated[str, typer.Argument(help="Part of a market id.")] = "",
+        min_grade: Annotated[str | None, typer.Option(help="Only markets of this grade or better.")] = None,
+        root: _Root = None,
+        as_json: _Json = False,
+        as_csv: _Csv = False,
+    ) -> None:
+        """List the markets of the current release."""
+        with refusals(), _book(root) as book:
+            _show(book.markets(search, min_grade), as_json, as_csv)
+
+    @app.command()
+    def schedule(
+        market: _Market,
+        order_size: _Size,
+        token: _Token = None,
+        urgency: _Urgency = None,
+        risk_aversion: _Lambda = None,
+        half_life: _HalfLife = None,
+        decay_time: _DecayTime = None,
+        done_by: _DoneBy = None,
+        cost_budget_bps: _Budget = None,
+        horizon: _Horizon = None,
+        side: Annotated[str, typer.Option(help="sell or buy.")] = "sell",
+        start: Annotated[datetime | None, typer.Option(help="When it begins, UTC; without it times are days.")] = None,
+        max_participation: Annotated[float | None, typer.Option(help="Largest share of the expected volume.")] = None,
+        lot_size: Annotated[float | None, typer.Option(help="Slices are multiples of it [contracts].")] = None,
+        min_grade: _MinGrade = "C",
+        max_age: _MaxAge = 36.0,
+        root: _Root = None,
+        as_json: _Json = False,
+        as_csv: _Csv = False,
+    ) -> None:
+        """The schedule of one order, slice by slice."""
+        with refusals(), _book(root) as book:
+            t = book.schedule(
+                market,
+                order_size,
+                token_id=token,
+                urgency=urgency,
+                risk_aversion=risk_aversion,
+                half_life=half_life,
+                decay_time=decay_time,
+                done_by=done_by,
+                cost_budget_bps=cost_budget_bps,
+                horizon=horizon,
+                side=side,  # type: ignore[arg-type]
+                start=None if start is None else start.replace(tzinfo=UTC),
+                max_participation=max_participation,
+                lot_size=lot_size,
+                min_grade=min_grade,
+                max_age=max_age,
+            )
+        slices = pd.DataFrame(
+            {
+                "time": t.timestamps[:-1],
+                "trade": t.trade_sizes,
+                "left": t.holdings[1:],
+                "price": t.params["slice_prices"],
+            }
+        )
+        p = t.params
+        title = (
+            f"{market}: {order_size:g} contracts, {p['source']}, run {p['run_id']} as of {p['as_of']}, "
+            f"{t.total_cost_estimate:.3g} bps expected, half done after {p['half_life']:.3g} d"
+        )
+        _show(slices, as_json, as_csv, title)
+
+    @app.command()
+    def frontier(
+        market: _Market,
+        order_size: _Size,
+        token: _Token = None,
+        horizon: _Horizon = None,
+        points: Annotated[int, typer.Option(min=2, max=1_000, help="Points beside TWAP.")] = 20,
+        min_grade: _MinGrade = "C",
+        max_age: _MaxAge = 36.0,
+        root: _Root = None,
+        as_json: _Json = False,
+        as_csv: _Csv = False,
+    ) -> None:
+        """The efficient frontier of one order: the least expected cost for every risk."""
+        with refusals(), _book(root) as book:
+            limits: dict[str, Any] = {"min_grade": min_grade, "max_age": max_age}
+            found = book.frontier(market, order_size, token_id=token, horizon=horizon, n_points=points, **limits)
+        _show(found, as_json, as_csv)
+
+    @app.command()
+    def compare(
+        market: _Market,
+        order_size: _Size,
+        token: _Token = None,
+        urgency: _Urgency = None,
+        risk_aversion: _Lambda = None,
+        half_life: _HalfLife = None,
+        horizon: _Horizon = None,
+        min_grade: _MinGrade = "C",
+        max_age: _MaxAge = 36.0,
+        root: _Root = None,
+        as_json: _Json = False,
+        as_csv: _Csv = False,
+    ) -> None:
+        """The optimal schedule beside TWAP and a market order."""
+        with refusals(), _book(root) as book:
+            limits: dict[str, Any] = {"min_grade": min_grade, "max_age": max_age}
+            risk: dict[str, Any] = {"urgency": urgency, "risk_aversion": risk_aversion, "half_life": half_life}
+            found = book.compare(market, order_size, token_id=token, horizon=horizon, **limits, **risk)
+        _show(found, as_json, as_csv)
+
+    @app.command()
+    def explain(
+        market: _Market,
+        token: _Token = None,
+        root: _Root = None,
+        as_json: _Json = False,
+        as_csv: _Csv = False,
+    ) -> None:
+        """Why these numbers: source rows, statistics, parameters, kappa, cost, and the run before."""
+        with refusals(), _book(root) as book:
+            _show(evidence(book, market, token), as_json, as_csv, f"{market}, run {book.run_id}")
+
+
+@contextlib.contextmanager
+def _book(root: Path | None) -> Iterator[ScheduleBook]:
+    try:
+        book = ScheduleBook.open(Settings() if root is None else root)
+    except BookError as error:
+        raise ValueError(str(error)) from None
+    with book:
+        try:
+            yield book
+        except BookError as error:
+            raise ValueError(str(error)) from None
+
+
+def _show(frame: pd.DataFrame, as_json: bool, as_csv: bool, title: str = "") -> None:
+    if as_json and as_csv:
+        raise typer.BadParameter("give one of --json and --csv")
+    if as_json:
+        records = json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15))
+        typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
+    elif as_csv:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    elif sys.stdout.isatty():
+        shown = Table(*map(escape, frame.columns), title=escape(title))
+        for row in frame.itertuples(index=False):
+            shown.add_row(*(escape(_text(value)) for value in row))
+        _out.print(shown)
+    else:
+        typer.echo(frame.to_csv(index=False, sep="\t"), nl=False)
+
+
+def _text(value: Any) -> str:
+    if value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
