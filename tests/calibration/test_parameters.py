@@ -172,3 +172,22 @@ def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     assert (with_drift(now, before)["eta_drift_z"] == 0).all()
     other = with_drift(now, before.assign(method="rule"))
     assert other[["sigma_drift_z", "eta_drift_z"]].isna().all().all()
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.7])
+def test_response_is_corrected_for_aggressors_that_are_wrong(persistence: float) -> None:
+    """Trades of a bucket whose signs persist, a tenth of them published wrong: the true slope comes back."""
+    rng = np.random.default_rng(8)
+    n, trades, slope = 60_000, 12, 2e-6
+    flips = np.where(rng.random((n, trades)) < (1 + persistence) / 2, 1, -1)
+    flips[:, 0] = rng.choice([-1, 1], n)
+    sign, size = np.cumprod(flips, axis=1), rng.lognormal(5, 0.5, (n, trades))
+    flow = (sign * size).sum(axis=1)
+    seen = (sign * np.where(rng.random((n, trades)) < 0.9, 1, -1) * size).sum(axis=1)
+    move = slope * flow + 1e-3 * rng.normal(size=n)
+    published = (seen @ move) / (seen @ seen)
+    tape = {"slope": [published], "slope_se": [published / 50], "n": [n], "n_clusters": [30.0]}
+    of = measured([{"bucket_size_squared": (size**2).sum(axis=1).mean()}], **tape, flow_rms=[np.sqrt((seen**2).mean())])
+    found = calibrate(of, CalibrationRules(sign_accuracy=0.9)).iloc[0]["response"]
+    assert found == pytest.approx(slope, rel=0.01)
+    assert abs(published / slope - 1) > 0.02

@@ -71,6 +71,7 @@ SOUND: dict[str, Any] = {
     "sigma_ceiling": np.nan,
     "sigma_parkinson": 1.0,
     "sigma_garman_klass": 1.0,
+    "bucket_size_squared": 1e4,
     "trades_per_bar": 30.0,
     "overnight_sd": 0.5,
     "volume_profile": None,

@@ -309,9 +309,17 @@ def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:
 def _response(measured: Measured, rules: CalibrationRules, unit: FloatArray) -> _Estimate:
     """The response of the mid to flow, in units of σ/V, wrong aggressors corrected for."""
     impact, i = measured.impact, schema.IMPACT_BUCKETS.index(rules.response_minutes)
-    # Flow of which a share a is signed right has 2a - 1 of the covariance with the move (mathematics.md §0.6).
-    right = 2.0 * rules.sign_accuracy - 1.0
-    return _estimate(impact, impact.slope[:, i] / right, impact.slope_se[:, i] / right, np.full(len(unit), i), unit)
+    correction = np.ones(len(unit))
+    if rules.sign_accuracy < 1.0:
+        # Signs right with chance a: c = 2a - 1 is left of the covariance. Of the squared flow, c² of the cross terms
+        # and all of the trades' own squares are left, so Var Q = (Var Q_seen - (1 - c²) Σ size²) / c².
+        c = 2.0 * rules.sign_accuracy - 1.0
+        squares = measured.statistics["bucket_size_squared"].to_numpy(dtype=float) * rules.response_minutes / 5
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = 1.0 - (1.0 - c**2) * squares / impact.flow_rms[:, i] ** 2
+        correction = np.where(left > 0.1, c / np.where(left > 0.1, left, 1.0), np.nan)
+    slope, se = impact.slope[:, i] * correction, impact.slope_se[:, i] * correction
+    return _estimate(impact, slope, se, np.full(len(unit), i), unit)
 
 
 def _direct(measured: Measured, unit: FloatArray, slice_minutes: FloatArray) -> tuple[_Estimate, NDArray[np.int64]]:

@@ -133,6 +133,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "sigma_bipower": np.where(n_quoted > 0, np.sqrt(total("bipower_variance") / n_quoted), np.nan),
                 "sigma_parkinson": np.where(ranged, np.sqrt(total("parkinson_variance") / n_traded_days), np.nan),
                 "sigma_garman_klass": np.where(ranged, np.sqrt(total("garman_klass_variance") / n_traded_days), np.nan),
+                "bucket_size_squared": total("size_squared") / total("n_buckets"),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
                 **_profile_columns("volume", _profile(rows, "volume_by_hour", group, len(first))),

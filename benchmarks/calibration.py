@@ -1,0 +1,189 @@
+"""Does calibration find the truth? Synthetic markets with known parameters, through the sums of market days.
+
+    python benchmarks/calibration.py [--markets 1000] [--days 30] [--seeds 5]
+
+Prints, as mean ± standard error over seeds: coverage of the 95 % intervals, bias, and the error of thin and thick
+markets against their own least squares. The generator knows nothing of `calibration`. Trades arrive as a Poisson
+process at 0.03 to 6 in five minutes, signs persist from trade to trade, a tenth of the published signs is wrong, moves
+and averages have t(4) noise. Markets differ by a log-sd of 0.5 or more after their covariates.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from tributary_opt import schema
+from tributary_opt.calibration.impact_evidence import impact_evidence
+from tributary_opt.calibration.parameters import Measured, calibrate
+from tributary_opt.market_data.impact_sums import impact_columns
+from tributary_opt.market_data.markets import ReferenceData
+from tributary_opt.settings import CalibrationRules
+
+BUCKETS = 288
+PERSISTENCE = 0.4  # correlation of one trade's sign with the next's
+RIGHT = 0.9
+
+
+def t4(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Student t(4) noise of variance 1."""
+    return rng.standard_t(4, size) / np.sqrt(2.0)
+
+
+def truths(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Markets: σ, V, spread, response and rate of direct cost, each scattered by 0.5 in the logarithm."""
+    price, rate = 10 ** rng.uniform(0, 2, n), 10 ** rng.uniform(np.log10(0.03), np.log10(6.0), n)
+    size = 500.0 / price * np.exp(0.3 * rng.normal(size=n))  # trades of all markets are worth about the same
+    volume = rate * BUCKETS * size
+    liquid = np.log(volume * price) - np.log(volume * price).mean()
+    diffusion = price * 0.02 * np.exp(-0.05 * liquid + 0.5 * rng.normal(size=n))
+    spread = price * 1e-3 * np.exp(-0.1 * liquid + 0.5 * rng.normal(size=n))
+    # Flow explains 1e-4 of the variance of the thinnest market and 0.1 of the thickest's.
+    flow_sd = size * np.sqrt(1.9 * rate * BUCKETS)
+    response = 0.012 * (rate / 0.03) ** 0.6 * diffusion / flow_sd * np.exp(0.5 * rng.normal(size=n))
+    direct = 0.3 * response / BUCKETS * np.exp(0.5 * rng.normal(size=n))
+    return pd.DataFrame(
+        {"price": price, "rate": rate, "size": size, "volume": volume, "diffusion": diffusion, "spread": spread}
+        | {"response": response, "direct": direct}
+    )
+
+
+def day(rng: np.random.Generator, markets: pd.DataFrame, right: float) -> dict[str, np.ndarray]:
+    """One day of five-minute buckets: true and published flow, mids, averages by published side, spreads."""
+    m, n = len(markets), rng.poisson(np.repeat(markets["rate"].to_numpy()[:, None], BUCKETS, axis=1))
+    cell = np.repeat(np.arange(m * BUCKETS), n.ravel())
+    flips = np.where(rng.random(len(cell)) < (1 + PERSISTENCE) / 2, 1, -1)
+    sign = np.cumprod(flips) * rng.choice([-1, 1])
+    seen = sign * np.where(rng.random(len(cell)) < right, 1, -1)
+    size = markets["size"].to_numpy()[cell // BUCKETS] * rng.lognormal(-0.32, 0.8, len(cell))
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, weights=values, minlength=m * BUCKETS).reshape(m, BUCKETS)
+
+    flow = total(sign * size)
+    of = {name: markets[name].to_numpy()[:, None] for name in ("price", "diffusion", "spread", "response", "direct")}
+    sd = of["diffusion"] / np.sqrt(BUCKETS)
+    moves = of["response"] * flow + sd * t4(rng, flow.shape)
+    mid = of["price"] + np.cumsum(moves, axis=1)
+    before = np.concatenate([of["price"], mid[:, :-1]], axis=1)
+    # A trade is done half a spread from the mid before, shifted by the bucket's rate, with noise of its bucket.
+    shift = before + of["direct"] * flow * BUCKETS + 0.3 * sd * t4(rng, flow.shape)
+    half = of["spread"] / 2
+    buys, sells = total(np.where(seen > 0, size, 0.0)), total(np.where(seen < 0, size, 0.0))
+    paid_buys = shift * buys + half * total(np.where(seen > 0, sign * size, 0.0))
+    paid_sells = shift * sells + half * total(np.where(seen < 0, sign * size, 0.0))
+    shape = (m, 1)
+    quoted = (
+        of["spread"] * np.exp(0.1 * rng.normal(size=shape) - 0.005) * np.exp(0.2 * rng.normal(size=flow.shape) - 0.02)
+    )
+    variance = (np.diff(mid, axis=1) ** 2).sum(axis=1) * BUCKETS / (BUCKETS - 1)
+    return {
+        "mid": mid, "buys": buys, "sells": sells, "paid_buys": paid_buys, "paid_sells": paid_sells,
+        "flow_squared": flow**2, "size_squared": total(size**2).mean(axis=1), "spread": quoted.mean(axis=1),
+        "rv": variance, "volume": buys.sum(axis=1) + sells.sum(axis=1),
+    }  # fmt: skip
+
+
+def one_seed(
+    seed: int, n: int, n_days: int, right: float, stated: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Truth, calibrated rows, and least squares of each market alone."""
+    rng = np.random.default_rng(seed)
+    markets = truths(rng, n)
+    frames, spread, rv, volume = [], [], [], []
+    flow_squared, size_squared = np.zeros(n), np.zeros(n)
+    names = [f"M{i:05d}" for i in range(n)]
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    for k in range(n_days):
+        d = day(rng, markets, right)
+        cap = np.full(n, np.nan)
+        columns = impact_columns(
+            lambda minutes: np.arange(0, BUCKETS, minutes // 5),
+            d["mid"], (d["buys"], d["paid_buys"]), (d["sells"], d["paid_sells"]), cap, np.full(n, True),
+        )  # fmt: skip
+        at = start + pd.Timedelta(days=k)
+        frames.append(
+            pd.DataFrame(
+                {"market_id": names, "token_id": "t", "day": at, "session_start": at}
+                | {"session_end": at + pd.Timedelta(days=1)}
+                | {name: columns[name] for name in (f"impact_{m}m" for m in schema.IMPACT_BUCKETS)}
+            )
+        )
+        spread.append(d["spread"])
+        rv.append(d["rv"])
+        volume.append(d["volume"])
+        flow_squared += d["flow_squared"].sum(axis=1)
+        size_squared += d["size_squared"] / n_days
+    rows = pd.concat(frames).sort_values(["market_id", "day"], kind="stable", ignore_index=True)
+    evidence = impact_evidence(rows)
+    s, v, w = np.stack(spread), np.stack(rv), np.stack(volume)
+    root = np.sqrt(n_days)
+    sigma = np.sqrt(v.mean(axis=0))
+    end = start + pd.Timedelta(days=n_days - 1)
+    statistics = pd.DataFrame(
+        {"market_id": names, "token_id": "t", "calendar": "24/7", "day_hours": 24.0, "days_since_newest": 0}
+        | {"n_days": n_days, "n_days_quoted": n_days, "n_days_traded": n_days, "n_trades": 10_000, "n_bad_trades": 0}
+        | {"window_start": start, "window_end": end, "active_hours": 700, "n_snapshots": 9_000, "signed_share": 1.0}
+        | {"adv": w.mean(axis=0), "adv_se": w.std(axis=0, ddof=1) / root, "price": markets["price"]}
+        | {"spread": s.mean(axis=0), "spread_se": s.std(axis=0, ddof=1) / root, "sigma": sigma}
+        | {"sigma_se": v.std(axis=0, ddof=1) / root / (2 * sigma), "folded_with": None, "sigma_ceiling": np.nan}
+        | {"bucket_size_squared": size_squared}
+        | {"sigma_source": "realised_mid", "spread_source": "time_weighted_quoted"}
+    )
+    others = [c for c in schema.PARAMETERS.columns if c.name not in (*statistics, "as_of", "run_id")]
+    empty = {c.name: np.nan if c.type == "DOUBLE" else None for c in others}
+    statistics = pd.concat([statistics, pd.DataFrame(empty, index=statistics.index)], axis=1)
+    reference = ReferenceData(pd.DataFrame({"market_id": names, "token_id": "t", "kind": "price"})).of(statistics)
+    measured = Measured(statistics, reference, pd.Series([end] * n), evidence)
+    found = calibrate(measured, CalibrationRules(method="tape", sign_accuracy=stated), slice_days=5 / 1440)
+    markets["sigma"] = np.sqrt(markets["diffusion"] ** 2 + markets["response"] ** 2 * flow_squared / n_days)
+    alone = pd.DataFrame({"gamma": evidence.slope[:, 0], "eta": evidence.direct_eta[:, 0]})
+    return markets, found, alone
+
+
+def judged(truth: pd.DataFrame, found: pd.DataFrame, alone: pd.DataFrame) -> dict[str, float]:
+    """Coverage, bias (mean log error) and what thin and thick tenths gain."""
+    out = {}
+    pairs = {
+        "epsilon": truth["spread"] / 2,
+        "sigma": truth["sigma"],
+        "gamma": truth["response"],
+        "eta": truth["direct"],
+    }
+    order = np.argsort(truth["rate"].to_numpy())
+    thin, thick = order[: len(order) // 10], order[-len(order) // 10 :]
+    for name, true in pairs.items():
+        error = np.log(found[name] / true).to_numpy()
+        out[f"{name} covered"] = float(((found[f"{name}_low"] <= true) & (true <= found[f"{name}_high"])).mean())
+        out[f"{name} bias"] = float(error.mean())
+        if name in alone:
+            own = alone[name].to_numpy()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                own = np.where(own > 0, np.abs(np.log(np.abs(own) / true)), np.inf)
+            out[f"{name} thin tenth, alone / pooled"] = float(np.median(own[thin]) / np.median(np.abs(error[thin])))
+            out[f"{name} thick tenth, pooled / alone"] = float(np.median(np.abs(error[thick])) / np.median(own[thick]))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("markets", 1_000), ("days", 30), ("seeds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    for right, stated, said in (
+        (1.0, 1.0, "signs right"),
+        (RIGHT, RIGHT, "10 % of the signs wrong, sign_accuracy says so"),
+        (RIGHT, 1.0, "10 % of the signs wrong, and nobody knows"),
+    ):
+        made = (one_seed(seed, asked.markets, asked.days, right, stated) for seed in range(asked.seeds))
+        results = pd.DataFrame([judged(*of) for of in made])
+        print(f"\n{asked.markets} markets x {asked.days} days, {asked.seeds} seeds: {said}")
+        for name in results:
+            error = results[name].std(ddof=1) / np.sqrt(len(results)) if len(results) > 1 else np.nan
+            print(f"  {name:40s} {results[name].mean():8.4f} ± {error:.4f}")
+
+
+if __name__ == "__main__":
+    main()
