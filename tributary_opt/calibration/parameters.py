@@ -271,7 +271,8 @@ class _Peers:
         with np.errstate(divide="ignore", invalid="ignore"):
             relative, error = measured / self._scale, se / self._scale
         here = np.where(self._sound & self._first, relative, np.nan)
-        dof = np.full(len(measured), 1e6)
+        # Within few days the moves themselves are the sample.
+        dof = np.maximum(markets["n_days_quoted"].to_numpy(dtype=float) - 1.0, 8.0)
         pool = fit_pool(here, error, dof, self._covariates, min_markets=self._min, log_error=True)
         found = posterior(relative, error, dof, self._covariates, pool, log_error=True)
         # Without a pool, or where the error is not known, the number is the market's own.
