@@ -26,7 +26,14 @@ def market(name: str, token: str = "t", **changes: Any) -> dict[str, Any]:
     row |= {"market_id": name, "token_id": token, "status": "ok", "calendar": "24/7", "day_hours": 24.0}
     row |= {"kind": "price", "adv": adv, "price": 50.0, "sigma": 1.0, "eta": spread / (0.01 * adv)}
     row |= {"gamma": spread / (0.10 * adv), "epsilon": spread / 2, "contract_multiplier": 1.0, "tick_size": 0.01}
-    row |= {"reference_rate": 0.01 * adv, "spread": spread, "method": "rule", "sigma_se": 0.1, "n_days": 30}
+    row |= {
+        "reference_rate": 0.01 * adv,
+        "spread": spread,
+        "method": "rule",
+        "grade": "B",
+        "sigma_se": 0.1,
+        "n_days": 30,
+    }
     return row | changes
 
 

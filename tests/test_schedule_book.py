@@ -164,6 +164,20 @@ def test_refusal_says_what_and_how_far(book: ScheduleBook, ask: dict[str, Any], 
         book.schedule(**{"market_id": "ALPHA", "order_size": 100.0, "urgency": 1.0, **ask})
 
 
+@pytest.mark.parametrize(("grade", "taken"), [("A", "ABCD"), ("C", "CD"), ("D", "D"), (None, "D")])
+def test_grade_decides_from_which_min_grade_on_a_market_is_taken(tmp_path: Path, grade: Any, taken: str) -> None:
+    publish(tmp_path, markets=(market("ALPHA", grade=grade),), grid=Grid(order_sizes_pct_adv=(1.0,)))
+    book = opened(tmp_path)
+    for least in "ABCD":
+        if least in taken:
+            assert book.schedule("ALPHA", 100.0, urgency=1.0, min_grade=least).params["grade"] == grade
+        else:
+            with pytest.raises(ScheduleRefused, match=r"min_grade='D'|has grade"):
+                book.schedule("ALPHA", 100.0, urgency=1.0, min_grade=least)
+    with pytest.raises(ValueError, match="a grade is one of"):
+        book.schedule("ALPHA", 100.0, urgency=1.0, min_grade="E")
+
+
 def test_age_is_counted_on_the_market_s_own_clock(release: tuple[Path, pd.DataFrame]) -> None:
     friday = datetime(2026, 3, 6, 23, 0, tzinfo=UTC)
     late = opened(release[0], now=friday)
@@ -201,6 +215,32 @@ def test_many_orders_at_once_are_the_single_ones(book: ScheduleBook) -> None:
         assert found["remaining"][i].tobytes() == one.holdings.tobytes()
         assert found["expected_cost_bps"][i] == one.total_cost_estimate
     assert "too_few_trades" in found["refused"][2]
+
+
+def test_many_unpublished_orders_have_the_bits_of_the_single_ones(book: ScheduleBook) -> None:
+    rng = np.random.default_rng(5)
+    orders = pd.DataFrame(
+        {
+            "market_id": rng.choice(["ALPHA", "BETA", "MULTI"], 60),
+            "order_size": rng.uniform(1.0, 12_000.0, 60),
+            "urgency": np.where(np.arange(60) % 2, rng.uniform(0.0, 22.0, 60), np.nan),
+            "risk_aversion": np.where(np.arange(60) % 2, np.nan, 10.0 ** rng.uniform(-9, -2, 60)),
+            "horizon": rng.choice([np.nan, 0.25, 0.5], 60),
+        }
+    )
+    found = book.schedules(orders)
+    assert set(found["source"]) == {"solved", "refused"}
+    for order, row in zip(orders.to_dict("records"), found.to_dict("records"), strict=True):
+        ask = {name: value for name, value in order.items() if not pd.isna(value)}
+        if row["source"] == "refused":
+            with pytest.raises(ScheduleRefused) as error:
+                book.schedule(**ask)
+            assert str(error.value) == row["refused"]
+        else:
+            one = book.schedule(**ask)
+            assert one.holdings.tobytes() == row["remaining"].tobytes()
+            assert row["expected_cost_bps"] == pytest.approx(one.total_cost_estimate, rel=1e-14)
+            assert row["risk_aversion"] == one.risk_aversion
 
 
 @pytest.mark.parametrize("urgency", [3.0, 2.2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
-from tributary_opt.optimization.closed_form import linear_shapes, risk_aversion_from_urgency
+from tributary_opt.optimization.closed_form import (
+    effective_eta,
+    linear_shapes,
+    risk_aversion_from_urgency,
+    solve_linear_grid,
+)
 from tributary_opt.optimization.frontier import efficient_frontier
 from tributary_opt.optimization.problem import Problem, market_problem
 from tributary_opt.optimization.risk import (
@@ -31,6 +36,7 @@ from tributary_opt.schedule_book.clock import stamps, trading_hours
 from tributary_opt.schedule_book.snapshot import (
     BookError,
     Key,
+    Market,
     ScheduleRefused,
     Snapshot,
     of_parquet,
@@ -337,48 +343,45 @@ class ScheduleBook:
             A row an order, in its order: risk_aversion, horizon, n_steps, expected_cost_bps, remaining, source, run_id,
             and `refused`, the reason, where there is no schedule. All are of one release.
         """
-        book = self._snapshot
-        now = self._clock()
+        book, now = self._snapshot, self._clock()
         fit: dict[Key, str | None] = {}
-        names = ("risk_aversion", "horizon", "n_steps", "expected_cost_bps", "remaining", "source", "refused")
-        out: list[tuple[Any, ...]] = []
-        for order in orders.to_dict("records"):
-            kinds = {n: order.get(n) for n in RISK_KINDS}
-            kinds = {n: None if v is None or (isinstance(v, float) and math.isnan(v)) else v for n, v in kinds.items()}
-            token, horizon = (_known(order.get(name)) for name in ("token_id", "horizon"))
+        out: list[tuple[Any, ...] | None] = [None] * len(orders)
+        open_: dict[tuple[int, str], list[tuple[int, _Place, str, float]]] = {}
+        given = {name: orders[name].tolist() for name in ("market_id", "order_size")}
+        for name in ("token_id", "horizon", *RISK_KINDS):
+            given[name] = [_known(v) for v in orders[name].tolist()] if name in orders else [None] * len(orders)
+        for i, (market_id, size, token, horizon, *values) in enumerate(zip(*given.values(), strict=True)):
             try:
-                kind, value = _one_risk(kinds)
-                key = _key(book, order["market_id"], token)
+                kind, value = _one_risk(dict(zip(RISK_KINDS, values, strict=True)))
+                key = _key(book, market_id, token)
                 if key not in fit:
                     fit[key] = _unfit(book, key, min_grade, max_age, now)
-                said = fit[key]
-                if said is not None:
+                if (said := fit[key]) is not None:
                     raise ScheduleRefused(said)
                 market = book.market(key)
-                first = horizon if horizon is not None else _horizons(market.rows, key)[0]["horizon"]
-                at = market.points.get((kind, order["order_size"], value, first))
-                if at is not None:
+                asked = _horizons(market, key)[0]["horizon"] if horizon is None else horizon
+                if (at := market.points.get((kind, size, value, asked))) is not None:
                     row = market.rows[at]
                     _check_holdings(book, row)
-                    out.append((*map(row.get, names[:5]), "published", None))
+                    out[i] = (*map(row.get, _MANY[:5]), "published", None)
                     continue
-                place = _in_hull(book, key, order["order_size"], horizon)
-                t = self._schedule(book, place, kind, value, "sell", None, None)
-                steps = place.n_steps
-                out.append(
-                    (t.risk_aversion, steps * place.tau, steps, t.total_cost_estimate, t.holdings, "solved", None)
-                )
-            except (ScheduleRefused, ValueError) as error:
-                out.append((math.nan, math.nan, 0, math.nan, None, "refused", str(error)))
-        columns = dict(zip(names, zip(*out, strict=True), strict=True)) if out else dict.fromkeys(names, ())
+                place = _in_hull(book, key, size, horizon)
+                law = place.law()
+                if law["impact_law"] == "linear" and kind in ("urgency", "risk_aversion"):
+                    open_.setdefault((place.n_steps, law["permanent"]), []).append((i, place, kind, value))
+                    continue
+                t = _solved(place, _risk_aversion(place, kind, value), "sell", None, None)
+                found = (t.risk_aversion, place.n_steps * place.tau, place.n_steps, t.total_cost_estimate, t.holdings)
+                out[i] = (*found, "solved", None)
+            except ValueError as error:
+                out[i] = (math.nan, math.nan, 0, math.nan, None, "refused", str(error))
+        for (n_steps, permanent), places in open_.items():
+            _solve_many(places, n_steps, permanent, out)
         result = orders.reset_index(drop=True)[[n for n in ("market_id", "token_id", "order_size") if n in orders]]
-        return result.assign(
-            **{
-                n: pd.Series(list(v), dtype=object if n in ("remaining", "refused") else None)
-                for n, v in columns.items()
-            },
-            run_id=book.run_id,
-        )
+        for place_, name in enumerate(_MANY):
+            column = [row[place_] for row in out if row is not None]
+            result[name] = pd.Series(column, dtype=object if name in ("remaining", "refused") else None)
+        return result.assign(run_id=book.run_id)
 
     def replan(self, trajectory: ExecutionTrajectory, held: float, now: datetime | float) -> ExecutionTrajectory:
         """The optimal rest of a schedule of this book, for what is still held, from the next step on.
@@ -479,6 +482,54 @@ class ScheduleBook:
         return replace(found, timestamps=times)
 
 
+_MANY = ("risk_aversion", "horizon", "n_steps", "expected_cost_bps", "remaining", "source", "refused")
+
+
+def _solve_many(
+    places: list[tuple[int, _Place, str, float]], n_steps: int, permanent: Any, out: list[tuple[Any, ...] | None]
+) -> None:
+    """Orders under the linear law in one batch: the bits of the single ones, which refuse what this does not solve."""
+    p = [place.params() for _, place, _, _ in places]
+    eta, gamma, sigma, epsilon, price, tau = (
+        np.array([getattr(q, n) for q in p]) for n in ("eta", "gamma", "sigma", "epsilon", "price", "tau")
+    )
+    sizes = np.array([place.size for _, place, _, _ in places])
+    value = np.array([value for _, _, _, value in places], dtype=float)
+    urgent = np.array([kind == "urgency" for _, _, kind, _ in places])
+    # What a batch cannot take is left to the single path: its refusal is in words.
+    eta_tilde = effective_eta(eta, gamma, tau, permanent)
+    fine = np.isfinite(value) & (value >= 0) & (eta_tilde > 0) & (sigma > 0)
+    fine &= ~urgent | (value <= [place.most_urgency for _, place, _, _ in places])
+    lam = np.where(fine, value, 0.0)
+    at = fine & urgent & (value > 0)
+    if at.any():
+        lam[at] = risk_aversion_from_urgency(value[at], eta_tilde[at], sigma[at], tau[at], n_steps)
+    market = {"eta": eta, "gamma": gamma, "sigma": sigma, "epsilon": epsilon}
+    g = solve_linear_grid(
+        **market,
+        order_sizes=sizes[:, np.newaxis],
+        horizon=tau * n_steps,
+        n_steps=n_steps,
+        risk_aversion=lam[:, np.newaxis],
+        permanent=permanent,
+    )
+    assert g.holdings is not None
+    bps = g.expected_cost[:, 0, 0] / sizes / price * 1e4
+    solved = (g.status.reshape(len(places), -1) == 0).all(axis=1)
+    for j, (i, place, kind, asked) in enumerate(places):
+        inside = fine[j] and solved[j] and g.urgency[j, 0] <= place.most_urgency * (1 + _TOO_FAR)
+        if inside:
+            numbers = (float(lam[j]), n_steps * place.tau, n_steps, float(bps[j]), g.holdings[j, 0, 0])
+            out[i] = (*numbers, "solved", None)
+            continue
+        try:
+            t = _solved(place, _risk_aversion(place, kind, asked), "sell", None, None)
+            numbers = (t.risk_aversion, n_steps * place.tau, n_steps, t.total_cost_estimate, t.holdings)
+            out[i] = (*numbers, "solved", None)
+        except ValueError as error:
+            out[i] = (math.nan, math.nan, 0, math.nan, None, "refused", str(error))
+
+
 def resolve(book: ScheduleBook, market_id: str, token_id: str | None) -> tuple[Snapshot, Key]:
     """The release that a book is reading, and the key of a market in it."""
     snapshot = book._snapshot
@@ -522,12 +573,14 @@ def _grade_index(grade: str) -> int:
 
 
 def _unfit(book: Snapshot, key: Key, min_grade: str, max_age: float, now: datetime) -> str | None:
-    """Why a market's parameters are not to be used, or None. A grade that the release does not have is unknown."""
+    """Why a market's parameters are not to be used, or None. A grade that is not known is the worst."""
     row, name = book.parameters(key), f"market {key[0]!r}, token {key[1]!r}"
     worst = _grade_index(min_grade)
     if row["status"] != "ok":
         return f"{name} was refused: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
     grade = row.get("grade")
+    if grade not in GRADES and worst < len(GRADES) - 1:
+        return f"{name} has no grade, as in releases of older versions; min_grade='D' would take it"
     if grade in GRADES and GRADES.index(grade) > worst:
         return f"{name} has grade {grade}, below min_grade {min_grade}; min_grade={grade!r} would take it"
     age = trading_hours(row["calendar"], book.as_of, now)
@@ -539,23 +592,17 @@ def _unfit(book: Snapshot, key: Key, min_grade: str, max_age: float, now: dateti
     return None
 
 
-def _horizons(rows: Sequence[dict[str, Any]], key: Key) -> list[dict[str, Any]]:
-    """One row for each horizon of the grid that has an optimal schedule, in the grid's order."""
-    found: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        if row["status"] != "infeasible" and row["urgency"] is not None:
-            found.setdefault(row["horizon_ix"], row)
-    if not found:
+def _horizons(market: Market, key: Key) -> list[dict[str, Any]]:
+    if not market.horizons:
         raise ScheduleRefused(f"market {key[0]!r} has no feasible schedule in the grid")
-    return [found[ix] for ix in sorted(found)]
+    return market.horizons
 
 
 def _in_hull(book: Snapshot, key: Key, order_size: float, horizon: float | None) -> _Place:
-    rows = book.market(key).rows
-    horizons = _horizons(rows, key)
+    market = book.market(key)
+    horizons, largest = _horizons(market, key), market.largest
     if not (math.isfinite(order_size) and order_size > 0):
         raise ScheduleRefused(f"order_size must be finite and > 0, got {order_size:g}")
-    largest = max(row["order_size"] for row in rows)
     if order_size > largest:
         raise ScheduleRefused(
             f"order_size {order_size:g} is {order_size / largest:.3g} times the grid's largest, {largest:g} contracts"
@@ -587,8 +634,7 @@ def _in_hull(book: Snapshot, key: Key, order_size: float, horizon: float | None)
                     f"{low * tau:.10g} and {(low + 1) * tau:.10g} are the nearest"
                 )
     tau = near["horizon"] / near["n_steps"]
-    most = max(r["urgency"] for r in rows if r["urgency"] is not None)
-    return _Place(book.parameters(key), near, float(order_size), n_steps, tau, MOST_URGENCY * most)
+    return _Place(book.parameters(key), near, float(order_size), n_steps, tau, MOST_URGENCY * market.most_urgency)
 
 
 def _risk_aversion(place: _Place, kind: str, value: Any) -> float:

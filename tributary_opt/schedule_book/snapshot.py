@@ -48,6 +48,11 @@ class Market:
     rows: list[dict[str, Any]]
     points: dict[tuple[Any, ...], int]
     """(kind of risk, order size, its value, horizon) of the Almgren-Chriss schedules → place in `rows`."""
+    horizons: list[dict[str, Any]]
+    """One row for each horizon of the grid that has an optimal schedule, in the grid's order."""
+    largest: float
+    """Largest order of the grid. [contracts]"""
+    most_urgency: float
 
 
 class Snapshot:
@@ -238,4 +243,10 @@ def _market(table: pa.Table) -> Market:
             for kind in ("risk_aversion", "urgency"):
                 for horizon in {row["horizon"], row["horizon_asked"] or row["horizon"]}:
                     points.setdefault((kind, row["order_size"], row[kind], horizon), i)
-    return Market(rows, points)
+    optimal = [row for row in rows if row["status"] != "infeasible" and row["urgency"] is not None]
+    by_horizon: dict[int, dict[str, Any]] = {}
+    for row in optimal:
+        by_horizon.setdefault(row["horizon_ix"], row)
+    horizons = [by_horizon[ix] for ix in sorted(by_horizon)]
+    largest = max((row["order_size"] for row in rows), default=0.0)
+    return Market(rows, points, horizons, largest, max((row["urgency"] for row in optimal), default=0.0))
