@@ -86,10 +86,8 @@ def day(rng: np.random.Generator, markets: pd.DataFrame, right: float) -> dict[s
     }  # fmt: skip
 
 
-def one_seed(
-    seed: int, n: int, n_days: int, right: float, stated: float
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Truth, calibrated rows, and least squares of each market alone."""
+def tape(seed: int, n: int, n_days: int, right: float) -> tuple[pd.DataFrame, Measured]:
+    """Markets with their truth, and what a window of their tape shows."""
     rng = np.random.default_rng(seed)
     markets = truths(rng, n)
     frames, spread, rv, volume = [], [], [], []
@@ -137,9 +135,17 @@ def one_seed(
     statistics = pd.concat([statistics, pd.DataFrame(empty, index=statistics.index)], axis=1)
     reference = ReferenceData(pd.DataFrame({"market_id": names, "token_id": "t", "kind": "price"})).of(statistics)
     measured = Measured(statistics, reference, pd.Series([end] * n), evidence)
-    found = calibrate(measured, CalibrationRules(method="tape", sign_accuracy=stated), slice_days=5 / 1440)
     markets["sigma"] = np.sqrt(markets["diffusion"] ** 2 + markets["response"] ** 2 * flow_squared / n_days)
-    alone = pd.DataFrame({"gamma": evidence.slope[:, 0], "eta": evidence.direct_eta[:, 0]})
+    return markets, measured
+
+
+def one_seed(
+    seed: int, n: int, n_days: int, right: float, stated: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Truth, calibrated rows, and least squares of each market alone."""
+    markets, measured = tape(seed, n, n_days, right)
+    found = calibrate(measured, CalibrationRules(method="tape", sign_accuracy=stated), slice_days=5 / 1440)
+    alone = pd.DataFrame({"gamma": measured.impact.slope[:, 0], "eta": measured.impact.direct_eta[:, 0]})
     return markets, found, alone
 
 

@@ -1,0 +1,98 @@
+"""One market from tape to parameters, as four pictures: the plots of docs/calibration.md.
+
+    python benchmarks/calibration_example.py --out calibration_example.png     (needs the [plot] extra)
+
+A hundred synthetic markets, thirty days, whose truth is known; the picture is of one with a middling tape.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from calibration import tape
+
+from tributary_opt import schema
+from tributary_opt.calibration.least_squares import t_quantile
+from tributary_opt.calibration.parameters import calibrate
+from tributary_opt.settings import CalibrationRules
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def draw(row: pd.Series, truth: pd.Series, slope: np.ndarray, se: np.ndarray, dof: np.ndarray, out: Path) -> None:
+    """The four panels of one market."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
+    unit = row["sigma"] / row["adv"]
+
+    ax = axes[0, 0]
+    minutes = np.array(schema.IMPACT_BUCKETS)
+    ax.errorbar(minutes, slope / unit, t_quantile(dof) * se / unit, fmt="o", capsize=4, label="own tape, 95 %")
+    half = 1.96 * row["response_log_sd"]
+    low, high = row["response_units"] * np.exp(-half), row["response_units"] * np.exp(half)
+    ax.axhspan(low, high, alpha=0.2, label="with the peers, 95 %")
+    ax.axhline(truth["response"] / unit, color="k", ls="--", label="truth")
+    ax.set(xscale="log", xticks=minutes, xticklabels=minutes, xlabel="bucket [min]", ylabel="response [σ/V]")
+    ax.minorticks_off()
+    ax.set_title("Response of the mid to flow")
+    ax.legend()
+
+    ax = axes[0, 1]
+    x = np.geomspace(max(low / 20, 1e-6), high * 20, 400)
+    own_sd, own = se[0] / unit, slope[0] / unit
+    for name, log_density in (
+        ("own tape", -0.5 * ((x - own) / own_sd) ** 2),
+        ("posterior", -0.5 * (np.log(x / row["response_units"]) / row["response_log_sd"]) ** 2),
+    ):
+        ax.plot(x, np.exp(log_density), label=name)
+    ax.axvline(truth["response"] / unit, color="k", ls="--", label="truth")
+    ax.set(xscale="log", xlabel="response [σ/V]", ylabel="density over its highest", title="Own tape and posterior")
+    ax.legend()
+
+    ax = axes[1, 0]
+    prior = CalibrationRules().law
+    b = np.geomspace(0.02, 1.0, 400)
+    prior_sd = np.hypot(prior.b_level_sd, prior.b_market_sd)
+    for name, middle, sd in (("prior", prior.b, prior_sd), ("this market", row["law_b"], row["law_b_sd"])):
+        ax.plot(b, np.exp(-0.5 * (np.log(b / middle) / sd) ** 2), label=name)
+    ax.set(xscale="log", xlabel="b [-]", ylabel="density over its highest")
+    ax.set_title("b: moved by the response, no narrower")
+    ax.legend()
+
+    ax = axes[1, 1]
+    share = np.geomspace(1e-3, 0.1, 100)
+    size, eps = share * row["adv"], row["epsilon"]
+    power = row["law_b"] * row["sigma"] * share ** row["alpha"]
+    costs = {"law": eps + row["gamma_law"] * size / 2 + power, "square root": eps + 2 / 3 * row["sigma"] * share**0.5}
+    costs |= {m: eps + row[f"gamma_{m}"] * size / 2 + row[f"eta_{m}"] * size for m in ("tape", "rule")}
+    for name, cost in costs.items():
+        ax.plot(share * 100, cost / row["price"] * 1e4, label=name)
+    ax.set(xscale="log", yscale="log", xlabel="order over one day [% of ADV]", ylabel="cost [bps]")
+    ax.set_title(f"Four laws: apart by {row['model_risk']:.1f} at 1 %")
+    ax.legend()
+
+    figure.suptitle(f"{row['market_id']}: grade {row['grade']} ({row['grade_reason']})", fontsize=10)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("calibration_example.png"))
+    out = parser.parse_args().out
+    truth, measured = tape(0, 100, 30, 1.0)
+    rows = calibrate(measured, CalibrationRules(), slice_days=5 / 1440)
+    i = int((rows["response_own"] - 0.6).abs().idxmin())
+    impact, row = measured.impact, rows.iloc[i]
+    draw(row, truth.iloc[i], impact.slope[i], impact.slope_se[i], impact.n_clusters[i] - 1, out)
+    names = ["sigma", "epsilon", "response", "response_se", "response_units", "response_relative", "law_b", "alpha"]
+    names += ["eta", "eta_low", "eta_high", "gamma", "gamma_low", "gamma_high", "model_risk", "strength", "grade"]
+    print(row[["market_id", *names]].to_string())
+    print(f"picture: {out}")
+
+
+if __name__ == "__main__":
+    main()
