@@ -34,8 +34,10 @@ from tributary_opt.night import Calibrated, Choices, NightReport, Plan, Seen, op
 from tributary_opt.precompute import precompute as solve
 from tributary_opt.report import markdown
 from tributary_opt.report import page as html
+from tributary_opt.report.desk_orders import desk_orders
+from tributary_opt.report.desk_orders import write_desk_orders as save_desk_orders
 from tributary_opt.report.overview import overview_chart
-from tributary_opt.settings import Grid, Retention, Runner, Settings
+from tributary_opt.settings import Desk, Grid, Retention, Runner, Settings
 from tributary_opt.storage.parquet import release_file
 from tributary_opt.storage.questdb import ServerUnavailable
 
@@ -244,6 +246,18 @@ def _page(night: NightReport) -> str:
         _LOG.exception("the HTML report was not written; the release is not touched by that")
         return f"**The HTML report was not written**: {type(error).__name__}. The log says more; the release is whole."
     return f"[HTML report of the night]({path.as_uri()}): `{path}`"
+
+
+@task(**_COMPUTES)
+def write_desk_orders(run_id: str, as_of: date, desk: Desk) -> str:
+    """One desk's orders of the day as CSV; its path, and an artifact that says so."""
+    settings = Settings()
+    orders = desk_orders(settings.parquet_root, as_of, run_id, desk)
+    path = save_desk_orders(settings.home / "desks" / desk.name, orders, as_of, run_id)
+    said = f"{orders['market_id'].nunique():,} orders of {desk.name} in {len(orders):,} slices"
+    create_markdown_artifact(f"{said}, of run `{run_id}`: `{path}`\n", key="desk-orders", description=said)
+    _LOG.info("%s: %s", said, path)
+    return str(path)
 
 
 def announce(night: NightReport) -> None:

@@ -323,6 +323,18 @@ class Grid(_Choice):
         return self.max_participation is not None or self.max_slice is not None
 
 
+class Desk(_Choice):
+    """Whose orders the example of a consumer writes, and which."""
+
+    name: str = Field("desk", pattern="^[A-Za-z0-9_-]{1,64}$", description="Name of its folder, in letters and digits")
+    markets: tuple[str, ...] = Field((), description="Only these market ids; empty means all")
+    side: Literal["buy", "sell"] = Field("sell", description="Side of every order")
+    order_size_pct_adv: Percent = Field(1.0, description="Order size, one of the release's grid [% of ADV]")
+    urgency: float = Field(
+        1.0, ge=0, le=1e300, allow_inf_nan=False, description="kappa times the horizon, one of the release's grid"
+    )
+
+
 class Retention(_Choice):
     """What maintenance keeps."""
 

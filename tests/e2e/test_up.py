@@ -136,6 +136,7 @@ class Stack:
 
     def held_in_publish(self) -> tuple[UUID, FileLock]:
         """A run in progress that holds both slots, and the lock that keeps it there."""
+        self.wait(lambda: not desk_runs(self))  # those hold a slot too
         lock = FileLock(self.settings.parquet_root / ".publish.lock", thread_local=False)
         lock.acquire(timeout=60)
         run_id = self.submit("nightly/nightly-on-demand", grid=GRID)
@@ -271,6 +272,15 @@ def test_deployments_run_and_the_schedule_fires(stack: Stack) -> None:
     assert payloads[current]["rows"] == manifest["tables"]["ac_trajectories"]["rows"]
     assert Path(payloads[current]["path"]).is_dir()
 
+    # The desk's deployment was started by each of the two events, and knows its run from the payload.
+    orders = stack.settings.home / "desks" / "desk"
+    expected = {orders / f"orders-{p['as_of']}-{run_id}.csv" for run_id, p in payloads.items()}
+    stack.wait(lambda: expected <= set(orders.glob("*.csv")) and not desk_runs(stack))
+    for path in expected:
+        written = pd.read_csv(path, dtype={"run_id": str})
+        assert len(written) > 0
+        assert {f"orders-{r.as_of}-{r.run_id}.csv" for r in written.itertuples()} == {path.name}
+
     with pytest.raises(Exception, match=r"(?i)additional properties|validation"):
         stack.submit("nightly/nightly-on-demand", grid={"typo": 1})
 
@@ -382,6 +392,14 @@ def scheduled_runs(stack: Stack) -> list[FlowRun]:
         ),
         deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["nightly"])),
     )
+
+
+def desk_runs(stack: Stack) -> list[FlowRun]:
+    """Of the example deployment: runs that are not over."""
+    runs = stack.client.read_flow_runs(
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["desk-orders"]))
+    )
+    return [run for run in runs if run.state is None or not run.state.is_final()]
 
 
 def artifacts_of(stack: Stack, run_id: UUID) -> list[Any]:

@@ -11,6 +11,8 @@ import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
+from flows import tasks
+
 pytestmark = pytest.mark.prefect
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +34,15 @@ def deployment(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_the_deployments_are_those_of_the_design() -> None:
-    assert list(BY_NAME) == ["nightly", "nightly-on-demand", "recalibrate", "precompute", "backfill", "maintenance"]
+    assert list(BY_NAME) == [
+        "nightly",
+        "nightly-on-demand",
+        "recalibrate",
+        "precompute",
+        "backfill",
+        "maintenance",
+        "desk-orders",
+    ]
 
 
 def test_every_deployment_says_what_it_is(deployment: dict[str, Any]) -> None:
@@ -49,6 +59,12 @@ def test_the_night_is_scheduled_in_utc_and_never_twice_at_once() -> None:
     assert BY_NAME["nightly"]["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
     others = {d["concurrency_limit"]["collision_strategy"] for name, d in BY_NAME.items() if name != "nightly"}
     assert others == {"ENQUEUE"}
+
+
+def test_the_desk_starts_on_our_event() -> None:
+    (trigger,) = BY_NAME["desk-orders"]["triggers"]
+    assert trigger["expect"] == [tasks.PUBLISHED]
+    assert set(trigger["parameters"]) == set(flow_of(BY_NAME["desk-orders"]).parameters.required or [])
 
 
 def test_maintenance_removes_by_schedule_and_only_says_by_hand() -> None:

@@ -249,7 +249,7 @@ function trading(i) {
   if (alpha > 0 && alpha < 1 && ref > 0) traces.push({ x: rates, mode: "lines", line: { color: COLOUR.vwap, width: 2.5, dash: "dashdot" }, name: `power law, exponent ${figure(alpha)}`,
     y: rates.map((r) => ((m.epsilon + m.eta * ref * (((r / 100) * M.adv[i]) / ref) ** alpha) / m.price) * 1e4) });
   for (const trace of traces) trace.hovertemplate = "%{x:.3g} % of ADV per day: %{y:.4g} bps<extra>%{fullData.name}</extra>";
-  draw("c-response", traces, { xaxis: title("rate [% of ADV per day]"), yaxis: { ...title("cost, half-spread and fee included [bps]"), rangemode: "tozero" } });
+  draw("c-response", traces, { xaxis: title("rate [% of ADV per day]"), yaxis: { ...title("cost per contract [bps]"), rangemode: "tozero" } });
 
   const laws = D.columns.map((c) => c.name).filter((c) => /^cost_.*_bps$/.test(c) && M[c][i] !== null);
   $("f-laws").hidden = !laws.length;

@@ -1,0 +1,56 @@
+"""One desk's orders of the day, from a release's Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pages import DAY, NASTY, made_night
+
+from tributary_opt import schema
+from tributary_opt.report.desk_orders import desk_orders, write_desk_orders
+from tributary_opt.settings import Desk, Grid
+from tributary_opt.storage.parquet import write_release_file
+
+RUN = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parquet")
+    solved = made_night(12, Grid(order_sizes_pct_adv=(1.0, 2.0), n_steps=6)).trajectories
+    rows = solved.assign(as_of=pd.Timestamp(DAY, tz="UTC"), run_id=RUN)[schema.TRAJECTORIES.names]
+    table = pa.Table.from_pandas(rows, schema=schema.TRAJECTORIES.arrow_schema(), preserve_index=False)
+    write_release_file(root, schema.TRAJECTORIES, table.replace_schema_metadata(None), DAY, RUN)
+    return root
+
+
+def test_orders_add_up_to_what_was_published(root: Path, tmp_path: Path) -> None:
+    orders = desk_orders(root, DAY, RUN, Desk(order_size_pct_adv=2.0, urgency=3.0, side="buy"))
+    night = made_night(12, Grid(order_sizes_pct_adv=(1.0, 2.0), n_steps=6))
+    p = night.parameters[night.parameters["status"] == "ok"].set_index("market_id")
+    ok = orders.groupby("market_id")["contracts"].sum()
+    assert set(ok.index) <= set(p.index)
+    assert len(ok) > 5
+    np.testing.assert_allclose(ok, 0.02 * p.loc[ok.index, "adv"], rtol=1e-12)
+    one = orders[orders["market_id"] == orders["market_id"].iloc[-1]]
+    assert list(one["slice"]) == [1, 2, 3, 4, 5, 6]
+    assert (np.diff(one["contracts"]) < 0).all()  # urgent: the most at first
+    assert set(orders["side"]) == {"buy"}
+    path = write_desk_orders(tmp_path, orders, DAY, RUN)
+    pd.testing.assert_frame_equal(pd.read_csv(path), orders.reset_index(drop=True), check_dtype=False, rtol=1e-12)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_desk_trades_its_own_markets(root: Path) -> None:
+    assert set(desk_orders(root, DAY, RUN, Desk(markets=(NASTY, "unknown")))["market_id"]) <= {NASTY}
+
+
+def test_what_the_grid_does_not_have_is_refused_with_what_it_has(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"adv_fraction 0.03 of ADV is not in the grid .*: take one of 0.01, 0.02"):
+        desk_orders(root, DAY, RUN, Desk(order_size_pct_adv=3.0))
+    with pytest.raises(ValueError, match="urgency 2"):
+        desk_orders(root, DAY, RUN, Desk(urgency=2.0))
