@@ -129,7 +129,7 @@ def of_server(db: QuestDB, table: str) -> pd.DataFrame:
 
 def test_every_column_of_a_sample_day_is_what_pandas_makes_of_the_raw_ticks(db: QuestDB) -> None:
     markets = sample_markets(40, seed=3, first_day=MONDAY, n_days=2)
-    reference = reference_data(markets)
+    reference = reference_data(markets).assign(complement_token_id=None)  # folding: test_complements.py
     create(db)
     for sample in generate(markets, MONDAY, 2, seed=3, depth=False):
         send(db, "trades", sample.trades)
@@ -577,7 +577,7 @@ def test_market_gone_from_a_day_that_is_read_again_gets_a_row_of_zeros(
     rows = stored(days, TUESDAY)
     assert rows["market_id"].tolist() == ["M", "M", "N", "N"]
     gone = rows[rows["market_id"] == "M"]
-    kept = {"day", "market_id", "token_id", "kind", "calendar", "session_start", "session_end"}
+    kept = {"day", "market_id", "token_id", "kind", "calendar", "folded_with", "session_start", "session_end"}
     for column in schema.MARKET_DAYS.columns:
         if column.name in kept or column.name in ("statistics_version", "settings_digest", "source_digest"):
             continue

@@ -38,7 +38,7 @@ _DEFAULTS: dict[str, Any] = {
 _TEXTS = ("market_id", "token_id", "kind", "complement_token_id", "calendar", "fee_kind")
 _NUMBERS = ("tick_size", "lot_size", "taker_fee", "contract_multiplier")
 _LARGEST = 1e30  # of a tick, lot or multiplier; the smallest is 1 over it: costs in currency stay numbers
-REFERENCE_COLUMNS = (*_DEFAULTS, "reference_source", "reference_problem")
+REFERENCE_COLUMNS = (*_DEFAULTS, "reference_source", "reference_problem", "folded_with")
 
 
 def read_markets_file(path: Path) -> pd.DataFrame:
