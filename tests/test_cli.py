@@ -108,7 +108,10 @@ def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: Qu
     assert json.loads((tmp_path / "parquet" / "current.json").read_text())["run_id"] == other
     assert command("rollback", other).returncode == 1
     assert command("night").returncode == 0
-    assert json.loads((tmp_path / "parquet" / "current.json").read_text())["run_id"] == first
+    manifest = json.loads((tmp_path / "parquet" / "current.json").read_text())
+    assert manifest["as_of"] == str(FIRST_DAY + timedelta(days=N_DAYS - 1))
+    # Another run than the first: there is a release before it now, against which its drift is measured.
+    assert manifest["run_id"] not in (first, other)
 
     sweep = command("maintenance", "--dry-run")
     assert sweep.returncode == 0, sweep.stderr

@@ -340,6 +340,8 @@ def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
         "half-life d",
         title="One order size, a few markets",
     )
+    for column in shown.columns[:2]:
+        column.overflow = "fold"  # two strategies begin alike: cut short, they could not be told apart
     if not len(trajectories):
         return shown
     middle = trajectories["size_ix"].max() // 2
