@@ -10,7 +10,7 @@ from tributary_opt.settings import Retention
 
 @flow(name="maintenance", flow_run_name=tasks.run_name)
 def maintenance(retention: Retention = Retention(), dry_run: bool = True) -> int:
-    """Remove old trajectories, and what runs left that never finished. Parameters stay for ever.
+    """Remove old trajectories and reports, and what runs left that never finished. Parameters stay for ever.
 
     Returns the number of actions. Never touched: the current release and the nights kept.
 

@@ -241,7 +241,7 @@ def rollback(run_id: Annotated[str, typer.Argument(help="A complete run, from `t
 @app.command()
 def maintenance(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
-    trajectory_nights: Annotated[int, typer.Option(min=1, help="Nights whose trajectories are kept.")] = 30,
+    trajectory_nights: Annotated[int, typer.Option(min=1, help="Nights whose trajectories and reports are kept.")] = 30,
 ) -> None:
     """Sweep old trajectories and what killed runs left behind."""
     with _refusals(), _err.status("looking for what can go"), open_night(_settings()) as opened:

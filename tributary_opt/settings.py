@@ -339,6 +339,6 @@ class Retention(_Choice):
     """What maintenance keeps."""
 
     trajectory_nights: int = Field(
-        30, ge=1, le=3_660, description="Nights whose trajectories are kept; parameters stay"
+        30, ge=1, le=3_660, description="Nights whose trajectories and HTML reports are kept; parameters stay"
     )
     orphan_hours: float = Field(24.0, ge=0, description="Age from which an unfinished run's files are swept [h]")

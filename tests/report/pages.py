@@ -11,6 +11,7 @@ import pandas as pd
 from tributary_opt import schema
 from tributary_opt.night import NightReport, Plan
 from tributary_opt.precompute import precompute
+from tributary_opt.report.page import History
 from tributary_opt.settings import Grid
 from tributary_opt.storage.releases import Outcome, Run
 
@@ -74,8 +75,8 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
     )
 
 
-def made_history(night: NightReport, n: int = 9) -> pd.DataFrame:
-    """The same markets over the nights before, wandering."""
+def made_history(night: NightReport, n: int = 9) -> History:
+    """The same markets over the nights before, wandering; one night's file is gone."""
     rng, parts = np.random.default_rng(7), []
     for i in range(n, 0, -1):
         rows = night.parameters[["market_id", "token_id"]].copy()
@@ -83,4 +84,4 @@ def made_history(night: NightReport, n: int = 9) -> pd.DataFrame:
             rows[name] = night.parameters[name] * rng.uniform(0.8, 1.2, len(rows))
             rows[f"{name}_low"], rows[f"{name}_high"] = 0.8 * rows[name], 1.3 * rows[name]
         parts.append(rows.assign(as_of=f"{date.fromordinal(DAY.toordinal() - i)}", run_id="f" * 16))
-    return pd.concat(parts, ignore_index=True)
+    return History(pd.concat(parts, ignore_index=True), ("2026-02-01 (run 00): its file is gone",))

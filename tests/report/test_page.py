@@ -108,6 +108,7 @@ def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
     for chart in ("c-schedule", "c-history", "c-profile", "c-response"):
         assert page.locator(f"#{chart} .main-svg").count() > 0, chart
     assert page.evaluate("document.getElementById('c-history').data[0].y.length") == 10
+    assert page.inner_text("#left-out") == "Left out: 2026-02-01 (run 00): its file is gone."
 
 
 def test_a_refused_market_shows_its_reason_and_no_frontier(page: Page) -> None:
@@ -213,7 +214,7 @@ def test_vwap_follows_the_hours(page: Page) -> None:
 
 
 def test_the_file_is_whole_small_and_asks_for_nothing(night: NightReport, tmp_path: Path) -> None:
-    text = report.render(made_night(2_000, GRID, solved=False), None)
+    text = report.render(made_night(2_000, GRID, solved=False))
     assert len(text.encode()) < 12e6
     path = report.write(tmp_path, night)
     assert path == tmp_path / "reports" / "as_of=2026-03-04" / "run_id=0123456789abcdef" / "report.html"

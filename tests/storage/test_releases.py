@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 
 from tributary_opt import schema
+from tributary_opt.report.page import parameter_history
 from tributary_opt.settings import QuestDBServer, Retention
 from tributary_opt.storage import parquet
 from tributary_opt.storage import releases as module
@@ -927,6 +928,38 @@ def test_trajectories_of_old_nights_go_and_parameters_stay(releases: Releases, d
     # A night that was swept can be computed again.
     assert publish(releases, days[0]).reason.startswith("complete, not current")
     assert len(releases.read(schema.TRAJECTORIES, days[0], runs[0].run_id)) == 6
+
+
+def test_reports_go_with_the_trajectories_of_their_night(releases: Releases) -> None:
+    days = [MONDAY + timedelta(days=i) for i in range(4)]
+    pages = [parquet.write_page(releases.root, "x", day, publish(releases, day).run_id) for day in days]
+    with pytest.raises(Killed):
+        publish(releases, days[3], "killed", on_step=killed_after("rows"))
+    orphan = parquet.write_page(releases.root, "x", days[3], a_run(days[3], "killed").run_id)
+    done = releases.maintain(Retention(trajectory_nights=3), datetime.now(UTC) + LATER)
+    assert {name for name in done["name"] if name.startswith("reports/")} == {
+        page.parent.relative_to(releases.root).as_posix() for page in (pages[0], orphan)
+    }
+    assert [page.exists() for page in (*pages, orphan)] == [False, True, True, True, False]
+
+
+def test_the_reports_history_says_which_nights_it_could_not_read(
+    releases: Releases, caplog: pytest.LogCaptureFixture
+) -> None:
+    days = [MONDAY, TUESDAY, WEDNESDAY]
+    runs = [publish(releases, day).run_id for day in days]
+    gone, torn, _ = (
+        releases.root / parquet.release_file(schema.PARAMETERS, day, run) for day, run in zip(days, runs, strict=True)
+    )
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:-100])
+    history = parameter_history(releases, WEDNESDAY)
+    assert set(history.rows["as_of"]) == {str(WEDNESDAY)}
+    assert history.left_out == (
+        f"{TUESDAY} (run {runs[1]}): its file cannot be read",
+        f"{MONDAY} (run {runs[0]}): its file is gone",
+    )
+    assert all(any(said in line for line in caplog.messages) for said in history.left_out)
 
 
 def test_current_run_and_all_that_is_younger_are_kept_however_old(releases: Releases, db: QuestDB) -> None:

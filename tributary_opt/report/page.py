@@ -8,6 +8,8 @@ JSON and reaches the page as text.
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -39,20 +41,32 @@ _DIGITS, _DIGITS_DRAWN = 5, 3
 _NORMAL_95 = 1.959963984540054
 """97.5 % quantile of the normal law. [-]"""
 
+_LOG = logging.getLogger(__name__)
 
-def write(root: Path, night: NightReport, history: pd.DataFrame | None = None) -> Path:
+
+@dataclass(frozen=True)
+class History:
+    """Parameters of the nights before, as the Parquet files have them."""
+
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """as_of, run_id, market_id, token_id and, for each of `HISTORY`, the value, its low and its high end."""
+    left_out: tuple[str, ...] = ()
+    """Nights whose file could not be read, and why: the page says so."""
+
+
+def write(root: Path, night: NightReport, history: History = History()) -> Path:
     """Write the page of a run below the Parquet root, by a rename. Returns where it is."""
     return write_page(root, render(night, history), night.run.as_of, night.run.run_id)
 
 
-def render(night: NightReport, history: pd.DataFrame | None = None) -> str:
+def render(night: NightReport, history: History = History()) -> str:
     """The page as text.
 
     Parameters
     ----------
     night : NightReport
-    history : DataFrame, optional
-        Rows of `parameter_history`; without them the history shows this night alone.
+    history : History
+        From `parameter_history`; without it the history shows this night alone.
     """
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tributary_opt.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -77,16 +91,15 @@ def render(night: NightReport, history: pd.DataFrame | None = None) -> str:
     )
 
 
-def parameter_history(releases: Releases, until: date) -> pd.DataFrame:
+def parameter_history(releases: Releases, until: date) -> History:
     """Parameters of the newest complete run of each of the last `HISTORY_RUNS` nights up to a day.
 
-    From Parquet; a night whose file is gone is left out. Columns: as_of, run_id, market_id, token_id and, for each of
-    `HISTORY`, the value, its low and its high end.
+    From Parquet. A night whose file is gone or cannot be read is left out, which is logged and said in the page.
     """
     runs = releases.runs(limit=400)
     fit = runs[(runs["state"] == "complete") & (runs["scope"] == "whole") & (runs["as_of"].dt.date <= until)]
     fit = fit.drop_duplicates("as_of").head(HISTORY_RUNS)
-    parts = []
+    parts, left_out = [], []
     for day, run_id in zip(fit["as_of"].dt.date, fit["run_id"], strict=True):
         path = releases.root / release_file(schema.PARAMETERS, day, run_id)
         try:
@@ -94,16 +107,19 @@ def parameter_history(releases: Releases, until: date) -> pd.DataFrame:
                 have = set(file.schema_arrow.names)
                 wanted = [*_KEY, *(n for p in HISTORY for n in (p, f"{p}_low", f"{p}_high", f"{p}_se") if n in have)]
                 rows = file.read(columns=wanted).to_pandas()
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException) as error:
+            why = "its file is gone" if isinstance(error, FileNotFoundError) else "its file cannot be read"
+            left_out.append(f"{day} (run {run_id}): {why}")
+            _LOG.warning("the report's history leaves out %s: %s", left_out[-1], error)
             continue
         parts.append(_with_intervals(rows).assign(as_of=f"{day}", run_id=run_id))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return History(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), tuple(left_out))
 
 
 # --- inside -------------------------------------------------------------------------------------------------
 
 
-def _content(night: NightReport, history: pd.DataFrame | None) -> dict[str, Any]:
+def _content(night: NightReport, history: History) -> dict[str, Any]:
     p = night.parameters.sort_values(_KEY, kind="stable").reset_index(drop=True)
     columns = [c for c in schema.PARAMETERS.columns if c.name not in _LEFT_OUT and c.name in p]
     moved = changes(night.before, night.parameters) if night.before is not None else None
@@ -132,10 +148,10 @@ def _content(night: NightReport, history: pd.DataFrame | None) -> dict[str, Any]
     }
 
 
-def _history(p: pd.DataFrame, night: NightReport, history: pd.DataFrame | None) -> dict[str, Any]:
+def _history(p: pd.DataFrame, night: NightReport, history: History) -> dict[str, Any]:
     """For each parameter and end the values as nights x markets, oldest night first, this run's own last."""
     run, own = f"{night.run.as_of}", _with_intervals(p).assign(as_of=f"{night.run.as_of}")
-    past = history[history["as_of"] < run] if history is not None and len(history) else own.iloc[:0]
+    past = history.rows[history.rows["as_of"] < run] if len(history.rows) else own.iloc[:0]
     rows = pd.concat([part for part in (past, own) if len(part)], ignore_index=True) if len(own) else own
     place = pd.MultiIndex.from_frame(p[_KEY].fillna("")) if len(p) else pd.MultiIndex.from_arrays([[], []])
     nights = sorted(set(rows["as_of"]))
@@ -148,7 +164,7 @@ def _history(p: pd.DataFrame, night: NightReport, history: pd.DataFrame | None) 
                 that[name].to_numpy(dtype=float), index=pd.MultiIndex.from_frame(that[_KEY].fillna(""))
             ).reindex(place)
             values[name].append(_values(at, _DIGITS_DRAWN))
-    return {"nights": nights, "values": values}
+    return {"nights": nights, "values": values, "left_out": history.left_out}
 
 
 def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,8 @@ from tributary_opt import schema
 
 MANIFEST = "current.json"
 STAGING = ".staging"
+REPORTS = "reports"
+"""Folder of the HTML reports, beside those of the tables."""
 _MARKETS_PER_ROW_GROUP = 100
 
 
@@ -73,7 +75,7 @@ def read_release_file(root: Path, table: schema.Table, as_of: date, run_id: str)
 
 def write_page(root: Path, text: str, as_of: date, run_id: str) -> Path:
     """Write a run's report beside its Parquet, whole or not at all. Returns where it is."""
-    target = root / "reports" / f"as_of={as_of:%Y-%m-%d}" / f"run_id={run_id}" / "report.html"
+    target = root / REPORTS / f"as_of={as_of:%Y-%m-%d}" / f"run_id={run_id}" / "report.html"
     _make_folder(target.parent)
     with _staged(root, target, f"{run_id}-report.html") as staging:
         staging.write_text(text, encoding="utf-8", errors="replace")

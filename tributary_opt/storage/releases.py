@@ -359,11 +359,11 @@ class Releases:
     # --- keeping house ---------------------------------------------------------------------------------------
 
     def maintain(self, retention: Retention, now: datetime, *, dry_run: bool = False) -> pd.DataFrame:
-        """Sweep what nobody can need: old trajectories, files and rows of runs that never finished.
+        """Sweep what nobody can need: old trajectories and reports, files and rows of runs that never finished.
 
-        Kept: all parameters; the trajectories of the newest `trajectory_nights` nights with a complete run of all
-        markets, those of the current run, and everything younger than the oldest of these. Returns one row an action:
-        what, name, why.
+        Kept: all parameters; the trajectories and reports of the newest `trajectory_nights` nights with a complete run
+        of all markets, those of the current run, and everything younger than the oldest of these. Returns one row an
+        action: what, name, why.
         """
         with self.lock():
             self._repair()
@@ -397,13 +397,13 @@ class Releases:
         for run_id in runs.loc[orphaned & (runs["state"] == "running"), "run_id"]:
             actions.append(("mark failed", run_id, "began long ago and never finished; nobody reads its rows"))
         orphans = set(runs.loc[orphaned, "run_id"])
-        for table in schema.RELEASE_TABLES:
-            for folder in sorted(self.root.glob(f"{table.name}/as_of=*/run_id=*")):
+        for kind in (*(table.name for table in schema.RELEASE_TABLES), parquet.REPORTS):
+            for folder in sorted(self.root.glob(f"{kind}/as_of=*/run_id=*")):
                 # A run that the database does not know may be another database's: left alone.
                 name = folder.relative_to(self.root).as_posix()
                 if folder.name.removeprefix("run_id=") in orphans:
                     actions.append(("delete files", name, "its run never finished"))
-                elif table == schema.TRAJECTORIES and folder.parent.name < f"as_of={oldest:%Y-%m-%d}":
+                elif kind != schema.PARAMETERS.name and folder.parent.name < f"as_of={oldest:%Y-%m-%d}":
                     actions.append(("delete files", name, too_old))
         for staged in sorted((self.root / parquet.STAGING).glob("*")):
             if datetime.fromtimestamp(staged.stat().st_mtime, UTC) < before:

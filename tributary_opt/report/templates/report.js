@@ -270,6 +270,8 @@ function past(i) {
     layout.annotations.push({ text: `${letters[p]} [${unit(about[p] ? about[p].unit : "")}]`, showarrow: false, xref: `x${a} domain`, yref: `y${a} domain`, x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" });
   });
   draw("c-history", traces, layout);
+  $("left-out").hidden = !H.left_out.length;
+  $("left-out").textContent = `Left out: ${H.left_out.join("; ")}.`;
 }
 function hours(i) {
   const traces = [], clock = Array.from({ length: 24 }, (_, h) => h), v = M.volume_profile && M.volume_profile[i], s = M.variance_profile && M.variance_profile[i];
