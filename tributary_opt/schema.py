@@ -469,6 +469,14 @@ PARAMETERS: Final = Table(
         _int("response_minutes", "bucket length of the response", "min"),
         _double("response", "price/contract", "the mid's response to signed flow, from this market's tape alone"),
         _double("response_se", "price/contract", "its clustered standard error"),
+        *(
+            column
+            for minutes in IMPACT_BUCKETS
+            for column in (
+                _double(f"response_{minutes}m", "price/contract", f"the response by buckets of {minutes} minutes"),
+                _double(f"response_{minutes}m_se", "price/contract", "its clustered standard error"),
+            )
+        ),
         _double("response_r2", "-", "share of the moves' variance that flow explains"),
         _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
         _double("response_log_sd", "-", "standard deviation of its logarithm"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -191,3 +192,14 @@ def test_response_is_corrected_for_aggressors_that_are_wrong(persistence: float)
     found = calibrate(of, CalibrationRules(sign_accuracy=0.9)).iloc[0]["response"]
     assert found == pytest.approx(slope, rel=0.01)
     assert abs(published / slope - 1) > 0.02
+
+
+def test_each_bucket_lengths_response_stands_in_the_row_with_its_error() -> None:
+    of = panel(n=12)
+    slopes = of.impact.slope * np.array([1.0, 1.2, 1.4, 1.6])
+    of = dataclasses.replace(of, impact=dataclasses.replace(of.impact, slope=slopes))
+    for at, minutes in enumerate((5, 15, 30, 60)):
+        rows = calibrate(of, CalibrationRules(response_minutes=minutes))
+        np.testing.assert_allclose(rows[f"response_{minutes}m"], slopes[:, at], rtol=1e-12)
+        np.testing.assert_array_equal(rows["response"], rows[f"response_{minutes}m"])
+        np.testing.assert_array_equal(rows["response_se"], rows[f"response_{minutes}m_se"])

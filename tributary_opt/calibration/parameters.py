@@ -122,7 +122,8 @@ def calibrate(
     # Refused markets are computed with ones, and forgotten.
     unit, v, sd = (np.where(ok, array, 1.0) for array in (unit, adv, sigma.value))
     eps = np.where(ok, epsilon, 1.0)
-    response = _response(measured, rules, unit)
+    responses = {length: _response(measured, rules, unit, length) for length in schema.IMPACT_BUCKETS}
+    response = responses[rules.response_minutes]
     felt, center = peers.pooled(response.estimate, response.se, response.dof, ok)
     direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0)
     paid, _ = peers.pooled(direct.estimate, direct.se, direct.dof, ok)
@@ -198,6 +199,8 @@ def calibrate(
     out["response"] = shown(response.estimate * unit)
     out["response_se"] = shown(response.se * unit)
     out["response_minutes"] = rules.response_minutes
+    for length, by in responses.items():
+        out[f"response_{length}m"], out[f"response_{length}m_se"] = shown(by.estimate * unit), shown(by.se * unit)
     out["response_units"], out["response_log_sd"] = shown(felt.value), shown(felt.log_sd)
     out["response_relative"] = shown(np.exp(relative))
     out["response_own"] = shown(felt.own)
@@ -307,15 +310,15 @@ def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def _response(measured: Measured, rules: CalibrationRules, unit: FloatArray) -> _Estimate:
-    """The response of the mid to flow, in units of σ/V, wrong aggressors corrected for."""
-    impact, i = measured.impact, schema.IMPACT_BUCKETS.index(rules.response_minutes)
+def _response(measured: Measured, rules: CalibrationRules, unit: FloatArray, minutes: int) -> _Estimate:
+    """The response of the mid to flow in buckets of a length, in units of σ/V, wrong aggressors corrected for."""
+    impact, i = measured.impact, schema.IMPACT_BUCKETS.index(minutes)
     correction = np.ones(len(unit))
     if rules.sign_accuracy < 1.0:
         # Signs right with chance a: c = 2a - 1 is left of the covariance. Of the squared flow, c² of the cross terms
         # and all of the trades' own squares are left, so Var Q = (Var Q_seen - (1 - c²) Σ size²) / c².
         c = 2.0 * rules.sign_accuracy - 1.0
-        squares = measured.statistics["bucket_size_squared"].to_numpy(dtype=float) * rules.response_minutes / 5
+        squares = measured.statistics["bucket_size_squared"].to_numpy(dtype=float) * minutes / 5
         with np.errstate(divide="ignore", invalid="ignore"):
             left = 1.0 - (1.0 - c**2) * squares / impact.flow_rms[:, i] ** 2
         correction = np.where(left > 0.1, c / np.where(left > 0.1, left, 1.0), np.nan)
