@@ -23,7 +23,7 @@ from tributary_opt.report import page as report
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markets", type=int, default=5_000)
-    night = made_night(parser.parse_args().markets, solved=False)
+    night = made_night(parser.parse_args().markets)
     history = made_history(night)
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def main() -> None:
                 print(f"{what}: {time.perf_counter() - start:.2f} s")
             start = time.perf_counter()
             page.click("#markets tbody tr")
-            page.wait_for_selector("#c-response .main-svg")
+            page.wait_for_selector("#c-schedule .main-svg")
             print(f"a market's charts: {time.perf_counter() - start:.2f} s")
             browser.close()
 

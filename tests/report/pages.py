@@ -40,17 +40,27 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
             columns[c.name] = "word"
     adv, price = rng.lognormal(9.0, 1.5, n_markets), rng.uniform(0.1, 0.9, n_markets)
     spread = 0.01 * rng.uniform(1, 3, n_markets)
+    profiles = list(rng.dirichlet(np.full(24, 3.0), n_markets))
+    profiles[3::20] = [None] * len(profiles[3::20])
+    sessions = np.arange(n_markets) % 5 == 1
+    resolution = pd.Series(pd.NaT, index=range(n_markets), dtype="datetime64[us, UTC]")
+    resolution[np.arange(n_markets) % 7 == 6] = pd.Timestamp(DAY, tz="UTC") + pd.Timedelta(hours=36)
     columns |= {
         "market_id": names, "token_id": names, "status": np.where(refused, "refused", "ok"),
         "reason": np.where(refused, "too_few_trades", None), "detail": np.where(refused, "4 trades, need 30", None),
         "grade": np.where(refused, None, rng.choice([*"ABCD"], n_markets)), "grade_reason": "made up",
-        "kind": "price", "calendar": "24/7", "day_hours": 24.0,
+        "kind": "price", "calendar": np.where(sessions, "XNYS", "24/7"), "day_hours": np.where(sessions, 6.5, 24.0),
         "contract_multiplier": rng.choice([1.0, 50.0], n_markets),
-        "resolution_time": pd.Series(pd.NaT, index=range(n_markets), dtype="datetime64[us, UTC]"),
+        "resolution_time": resolution,
         "adv": adv, "price": price, "spread": spread, "sigma": price * rng.uniform(0.02, 0.2, n_markets),
         "epsilon": spread / 2, "eta": spread / (0.01 * adv), "gamma": spread / (0.10 * adv),
         "reference_rate": 0.01 * adv,
+        "alpha": np.where(np.arange(n_markets) % 3, rng.uniform(0.4, 0.9, n_markets), np.nan),
+        "volume_profile": profiles, "variance_profile": list(rng.dirichlet(np.full(24, 3.0), n_markets)),
     }  # fmt: skip
+    for minutes in schema.IMPACT_BUCKETS:
+        columns[f"response_{minutes}m"] = columns["gamma"] * rng.uniform(0.5, 2, n_markets)
+        columns[f"response_{minutes}m_se"] = 0.2 * columns["gamma"] * np.sqrt(minutes / 5)
     for name in ("eta", "sigma", "gamma", "epsilon"):
         known = np.asarray(columns[name], dtype=float)
         columns |= {
@@ -65,7 +75,7 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
     chosen = {"grid": grid.model_dump(mode="json")}
     run = Run(DAY, "0123456789abcdef", "whole", plan.window_start, plan.started_at, chosen, "", "", "0.1.0", "", "", "")
     run = replace(run, n_markets=n_markets, n_ok=int((~refused).sum()), source_trades=123_456, days_read=1)
-    trajectories = precompute(parameters, grid, DAY) if solved else pd.DataFrame({"status": ["ok"]})
+    trajectories = precompute(parameters, grid, DAY) if solved else pd.DataFrame()
     before = parameters.assign(
         eta=parameters["eta"] * rng.uniform(0.8, 1.2, n_markets), sigma=parameters["sigma"] * 1.01
     )

@@ -44,7 +44,7 @@ def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.nd
     sessions = code.sessions_after(as_of, max(1, int(np.ceil(horizons.max(initial=0.0)))))
     knots, rates = [], []
     for i, session in enumerate(sessions):
-        at, hour = _pieces(calendar, session)
+        at, hour = session_hours(calendar, session)
         length = np.diff(at)
         share = hours[:, hour] * (length / np.bincount(hour, weights=length, minlength=24)[hour])
         total = np.zeros(len(hours))
@@ -76,7 +76,7 @@ def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.nd
     return np.asarray(np.where(first == last, inside, inside + between + later))
 
 
-def _pieces(calendar: str, session: Session) -> tuple[np.ndarray, np.ndarray]:
+def session_hours(calendar: str, session: Session) -> tuple[np.ndarray, np.ndarray]:
     """Where each hour of the calendar's clock begins and ends in a session, from its start [µs], and which it is."""
     ends = np.array([session.start.replace(tzinfo=None), session.end.replace(tzinfo=None)], dtype="datetime64[us]")
     first, last = ends.astype(np.int64)

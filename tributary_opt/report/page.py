@@ -1,13 +1,13 @@
 """The report of a night as one HTML file that opens offline: nothing in it is fetched.
 
-The page holds the parameters; schedules and frontiers are computed in it (`templates/model.js`, held to the Python
-model by a test). Charts are plotly's, whose script is inlined. Whatever comes from the data is escaped: it travels as
-JSON and reaches the page as text.
+The page holds the parameters, packed; schedules and frontiers are computed in it (`templates/model.js`, held to the
+published rows by a test), under the law, the convention and the caps of the run's grid, by the clock and by the
+markets' hours. Charts are plotly's, whose script is inlined and started when the table is there. Whatever comes from
+the data is escaped: it travels packed, and reaches the page as text.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from datetime import date
@@ -23,8 +23,12 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from tributary_opt import schema
+from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.profile import session_hours
 from tributary_opt.night import NightReport
+from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED, MARKET_ORDER
 from tributary_opt.report.markdown import changes, largest_moves, outcome
+from tributary_opt.report.packed import Packer, compressed
 from tributary_opt.storage.parquet import release_file, write_page
 from tributary_opt.storage.releases import Releases
 
@@ -35,11 +39,15 @@ HISTORY = ("sigma", "epsilon", "eta", "gamma")
 
 _KEY = ["market_id", "token_id"]
 _LEFT_OUT = {"as_of", "run_id"}
-_EXACT = {"price", "contract_multiplier", "adv", *HISTORY}
+_EXACT = {"price", "contract_multiplier", "adv", "alpha", "reference_rate", *HISTORY}
 """What the page computes with travels with all its digits; the rest is for the eye."""
-_DIGITS, _DIGITS_DRAWN = 5, 3
+_PROFILES = {"volume_profile", "variance_profile"}
+_BITS, _BITS_DRAWN, _BITS_PROFILE = 17, 11, 23
+"""Of the mantissa: five digits, what a chart shows, and what schedules by volume are computed from. [-]"""
 _NORMAL_95 = 1.959963984540054
 """97.5 % quantile of the normal law. [-]"""
+_COST_OF_PCT = 1.0
+"""Order size whose published cost stands in the table of markets, or the grid's nearest. [% of ADV]"""
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,11 +91,10 @@ def render(night: NightReport, history: History = History()) -> str:
         outcome=outcome(night),
         n_refused=run.n_markets - run.n_ok,
         n_schedules=len(night.trajectories),
-        data=Markup(_json(_content(night, history))),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
+        data=Markup(_packed(night, history)),
+        plotly=Markup(compressed(plotly.offline.get_plotlyjs().encode())),
         style=inlined("report.css"),
-        model=inlined("model.js"),
-        script=inlined("report.js"),
+        scripts=Markup("\n").join(inlined(f"{name}.js") for name in ("data", "model", "charts", "report", "market")),
     )
 
 
@@ -119,20 +126,20 @@ def parameter_history(releases: Releases, until: date) -> History:
 # --- inside -------------------------------------------------------------------------------------------------
 
 
-def _content(night: NightReport, history: History) -> dict[str, Any]:
+def _packed(night: NightReport, history: History) -> str:
     p = night.parameters.sort_values(_KEY, kind="stable").reset_index(drop=True)
     columns = [c for c in schema.PARAMETERS.columns if c.name not in _LEFT_OUT and c.name in p]
     moved = changes(night.before, night.parameters) if night.before is not None else None
-    grid = night.run.settings.get("grid", {})
-    return {
-        "run_id": night.run.run_id,
-        "as_of": f"{night.run.as_of}",
+    pack = Packer()
+    content = {
+        "n": len(p),
         "columns": [{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in columns],
         "schedule_columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in schema.TRAJECTORIES.columns},
-        "markets": {c.name: _values(p[c.name], None if c.name in _EXACT else _DIGITS) for c in columns},
-        "grid": grid,
+        "markets": {c.name: _column(pack, c, p[c.name]) for c in columns},
+        "grid": night.run.settings.get("grid", {}),
+        "sessions": _sessions(night, p),
+        "published": _published(pack, night, p),
         "timings": night.timings,
-        "statuses": _counts(night.trajectories, "status"),
         "reasons": _counts(p[p["status"] != "ok"], "reason"),
         "grades": _counts(p, "grade"),
         "movers": largest_moves(night),
@@ -144,27 +151,100 @@ def _content(night: NightReport, history: History) -> dict[str, Any]:
             "Newly refused": len(moved.newly_refused),
             "Recovered": len(moved.recovered),
         },
-        "history": _history(p, night, history),
+        "history": _history(pack, p, night, history),
+        "impact_buckets": schema.IMPACT_BUCKETS,
+    }
+    return pack.packed(content)
+
+
+def _column(pack: Packer, column: schema.Column, values: pd.Series) -> dict[str, Any]:
+    if column.type == "DOUBLE[]":
+        lists = pa.array(values, pa.list_(pa.float64()), from_pandas=True)
+        lengths = {int(n) for n in np.unique(lists.value_lengths().drop_null())}
+        width = max(lengths, default=0)
+        whole = np.full((len(values), width), np.nan)
+        has = np.asarray(lists.value_lengths().fill_null(0)) == width
+        whole[has] = np.asarray(lists.filter(pa.array(has)).flatten()).reshape(-1, width)
+        bits = _BITS_PROFILE if column.name in _PROFILES else _BITS_DRAWN
+        return {"kind": "list", "width": width, "values": pack.add(whole, bits)}
+    if column.type == "TIMESTAMP":
+        stamps = pd.to_datetime(values, utc=True)
+        values = stamps.dt.strftime("%Y-%m-%d %H:%M:%S").where(stamps.notna(), None)
+    if column.type in ("DOUBLE", "INT", "LONG"):
+        numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        exact = column.name in _EXACT or column.type != "DOUBLE"
+        numbers = np.where(np.isfinite(numbers), numbers, np.nan)
+        return {"kind": "number", "values": pack.add(numbers, None if exact else _BITS)}
+    return {"kind": "text", "values": pack.words(values)}
+
+
+def _sessions(night: NightReport, p: pd.DataFrame) -> dict[str, Any]:
+    """Of each calendar the first sessions after the night: where each hour of its clock begins, 0 to 1 of a session."""
+    horizons = night.run.settings.get("grid", {}).get("horizons", [1.0])
+    found = {}
+    for code in sorted(set(p.loc[p["status"] == "ok", "calendar"])):
+        sessions = trading_calendar(code).sessions_after(night.run.as_of, int(np.ceil(max(horizons))))
+        pieces = [session_hours(code, session) for session in sessions]
+        found[code] = [{"at": (at / at[-1]).tolist(), "hour": hour.tolist()} for at, hour in pieces]
+    return found
+
+
+def _published(pack: Packer, night: NightReport, p: pd.DataFrame) -> dict[str, Any] | None:
+    """What the page takes from the published schedules: each one's status, the horizons, one cost of each market.
+
+    None where the run has no schedules. `status` is a block of (markets with schedules, their rows) in the order of
+    `rows`; a market without parameters has none.
+    """
+    t = night.trajectories
+    if not len(t) or "strategy" not in t:
+        return None
+    key = ["strategy", "size_ix", "risk_ix", "horizon_ix"]
+    per_market = len(t.drop_duplicates(key))
+    rows = t[key].iloc[:per_market]
+    ok = np.flatnonzero((p["status"] == "ok").to_numpy())
+    if len(t) != per_market * len(ok):
+        raise ValueError(f"{len(t)} schedules of {len(ok)} markets do not come to {per_market} each")
+
+    def block(name: str) -> np.ndarray:
+        return t[name].to_numpy().reshape(-1, per_market)
+
+    def of_all(values: np.ndarray) -> np.ndarray:
+        whole = np.full((len(p), values.shape[1]), np.nan)
+        whole[ok] = values
+        return whole
+
+    grid = night.run.settings["grid"]
+    order = (rows["strategy"] == MARKET_ORDER) & (rows["size_ix"] == 0)
+    sizes, levels = np.array(grid["order_sizes_pct_adv"]), len(grid["risk_levels"])
+    strategy = CAPPED if CAPPED in set(rows["strategy"]) else ALMGREN_CHRISS
+    shown = [strategy, int(np.abs(sizes - _COST_OF_PCT).argmin()), (levels - 1) // 2, 0]
+    at = int(np.flatnonzero((rows == shown).all(axis=1))[0])
+    codes = pd.Categorical(t["status"], categories=schema.TRAJECTORY_STATUSES).codes
+    return {
+        "rows": rows.to_numpy().tolist(),
+        "statuses": schema.TRAJECTORY_STATUSES,
+        "status": pack.add(np.asarray(codes, dtype=np.uint8)),
+        "horizons": pack.add(of_all(block("horizon")[:, np.flatnonzero(order)])),
+        "cost": pack.add(of_all(block("expected_cost_bps")[:, [at]]), _BITS),
+        "cost_of": dict(zip(key, shown, strict=True)),
     }
 
 
-def _history(p: pd.DataFrame, night: NightReport, history: History) -> dict[str, Any]:
+def _history(pack: Packer, p: pd.DataFrame, night: NightReport, history: History) -> dict[str, Any]:
     """For each parameter and end the values as nights x markets, oldest night first, this run's own last."""
     run, own = f"{night.run.as_of}", _with_intervals(p).assign(as_of=f"{night.run.as_of}")
     past = history.rows[history.rows["as_of"] < run] if len(history.rows) else own.iloc[:0]
     rows = pd.concat([part for part in (past, own) if len(part)], ignore_index=True) if len(own) else own
-    place = pd.MultiIndex.from_frame(p[_KEY].fillna("")) if len(p) else pd.MultiIndex.from_arrays([[], []])
-    nights = sorted(set(rows["as_of"]))
-    values: dict[str, list[list[float | None]]] = {}
+    place = pd.MultiIndex.from_frame(p[_KEY].fillna(""))
+    at = place.get_indexer(pd.MultiIndex.from_frame(rows[_KEY].fillna("")))
+    nights, night_ix = np.unique(rows["as_of"].to_numpy(dtype=str), return_inverse=True)
+    here = at >= 0
+    values = {}
     for name in (f"{parameter}{end}" for parameter in HISTORY for end in ("", "_low", "_high")):
-        values[name] = []
-        for day in nights:
-            that = rows[rows["as_of"] == day]
-            at = pd.Series(
-                that[name].to_numpy(dtype=float), index=pd.MultiIndex.from_frame(that[_KEY].fillna(""))
-            ).reindex(place)
-            values[name].append(_values(at, _DIGITS_DRAWN))
-    return {"nights": nights, "values": values, "left_out": history.left_out}
+        whole = np.full((len(nights), len(p)), np.nan)
+        whole[night_ix[here], at[here]] = rows[name].to_numpy(dtype=float)[here]
+        values[name] = pack.add(whole, _BITS_DRAWN)
+    return {"nights": nights.tolist(), "values": values, "left_out": history.left_out}
 
 
 def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
@@ -183,38 +263,3 @@ def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(frame: pd.DataFrame, name: str) -> dict[str, int]:
     return {str(k): int(n) for k, n in frame[name].value_counts().items()} if name in frame else {}
-
-
-def _values(values: pd.Series, digits: int | None) -> list[Any]:
-    if values.dtype.kind == "f":
-        return _rounded(values.to_numpy(), digits)
-    if values.dtype.kind in "iu":
-        known: list[Any] = values.tolist()
-        return known
-    return [_plain(v) for v in values]
-
-
-def _rounded(values: np.ndarray, digits: int | None) -> list[Any]:
-    known = np.isfinite(values)
-    if digits is not None:
-        size = np.abs(np.where(known & (values != 0), values, 1.0))
-        # Beyond 10^±290 the scale itself leaves the range of a double; nothing is rounded there.
-        scale = 10.0 ** np.clip(digits - 1 - np.floor(np.log10(size)), -290, 290)
-        values = np.where(size < 1e280, np.round(np.where(size < 1e280, values, 0.0) * scale) / scale, values)
-    return [v if k else None for v, k in zip(values.tolist(), known.tolist(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | list | tuple):
-        return _rounded(np.asarray(value, dtype=float), _DIGITS_DRAWN)
-    if value is None or value is pd.NA or value is pd.NaT or value != value:
-        return None
-    if isinstance(value, pd.Timestamp):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
-    return bool(value) if isinstance(value, bool | np.bool_) else str(value)
-
-
-def _json(content: Any) -> str:
-    """JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
-    return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
