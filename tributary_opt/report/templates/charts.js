@@ -17,8 +17,12 @@ const prefers = matchMedia("(prefers-color-scheme: dark)");
 document.documentElement.dataset.theme = prefers.matches ? "dark" : "light";
 const charts = new Map(), seen = new Set(), stale = new Set();
 let plotly = null; // the promise of it
+let onPaper = false;
 function withPlotly() {
-  plotly = plotly || inflated("plotly").then((bytes) => {
+  // Reading its script keeps the page busy for a second: the table is shown first, and a key pressed meanwhile obeyed.
+  const idle = () => new Promise((done) => requestAnimationFrame(() => requestIdleCallback(done, { timeout: 1000 })));
+  plotly = plotly || inflated("plotly").then(async (bytes) => {
+    await idle();
     const script = document.createElement("script");
     script.textContent = new TextDecoder().decode(bytes);
     document.head.append(script);
@@ -43,7 +47,6 @@ function draw(id, make) {
   if (seen.has(id)) paint(id);
 }
 async function paint(id) {
-  if (!stale.has(id)) return;
   await withPlotly();
   paintNow(id);
 }
@@ -60,6 +63,7 @@ function paintNow(id) {
   for (const key of Object.keys(full)) if (/^[xy]axis\d*$/.test(key)) full[key] = { ...axis, ...full[key] };
   full.xaxis = full.xaxis || axis;
   full.yaxis = full.yaxis || axis;
+  if (onPaper) [full.width, full.height] = [document.getElementById(id).clientWidth, document.getElementById(id).clientHeight]; // at once: plotly looks at the width later
   Plotly.react(id, traces, full, { displaylogo: false, responsive: true, displayModeBar: false });
 }
 // All again, in the colours of now: at once those on the screen, or on paper; the others when they are seen.
@@ -76,7 +80,12 @@ const wear = (theme, whole = false) => {
   repaint(whole);
 };
 let theme = null; // the one chosen by the button
+function paper(on) {
+  onPaper = on;
+  document.documentElement.classList.toggle("paper", on);
+  wear(on ? "light" : theme || (prefers.matches ? "dark" : "light"), true);
+}
 document.getElementById("theme").addEventListener("click", () => wear((theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark")));
 prefers.addEventListener("change", () => theme || wear(prefers.matches ? "dark" : "light"));
-addEventListener("beforeprint", () => wear("light", true));
-addEventListener("afterprint", () => wear(theme || (prefers.matches ? "dark" : "light")));
+addEventListener("beforeprint", () => paper(true));
+addEventListener("afterprint", () => paper(false));

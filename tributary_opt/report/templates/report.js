@@ -44,7 +44,7 @@ function overview() {
       const at = (q) => (v.length ? v[Math.min(v.length - 1, Math.floor(q * v.length))] : null), label = c.replace(/_/g, " ");
       return { type: "box", name: label, x: [label], q1: [at(0.25)], median: [at(0.5)], q3: [at(0.75)], lowerfence: [at(0.05)], upperfence: [at(0.95)],
         marker: { color: [COLOUR.ac, COLOUR.twap, COLOUR.vwap][i] }, boxpoints: false };
-    }), { showlegend: false, yaxis: { ...title("% (whiskers: 5 % and 95 %)"), range: [-2, 102] } }];
+    }), { showlegend: false, yaxis: { ...title("share [%]"), range: [-2, 102] } }];
   });
   $("changes").textContent = D.changes === null ? "There was no release before."
     : Object.entries(D.changes).map(([k, n]) => `${k}: ${n.toLocaleString("en-GB")}`).join(" · ");
@@ -180,7 +180,6 @@ async function begin() {
   table();
   document.documentElement.dataset.ready = "table"; // the table can be used from here on
   controls();
-  await new Promise((done) => setTimeout(done)); // let it be seen
   overview();
   await withPlotly();
   for (const id of seen) paintNow(id);
