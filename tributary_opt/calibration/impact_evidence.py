@@ -121,7 +121,7 @@ def _stacked(arrays: pd.Series) -> Floats:
     """The arrays as one matrix; a row without one, or with one of an older layout, counts for nothing."""
     width = len(schema.IMPACT_MOMENTS)
     values = arrays.to_numpy(dtype=object)
-    have = np.fromiter((a is not None and np.size(a) == width for a in values), bool, len(values))
+    have = np.array([isinstance(a, np.ndarray) and len(a) == width for a in values], dtype=bool)
     out = np.zeros((len(values), width))
     if have.any():
         out[have] = np.concatenate(values[have]).reshape(-1, width)
