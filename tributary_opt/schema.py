@@ -467,6 +467,7 @@ PARAMETERS: Final = Table(
         _long("response_n", "pairs of adjacent buckets behind the response"),
         _int("response_clusters", "clusters behind its standard error: days, or blocks of two hours"),
         _int("response_minutes", "bucket length of the response", "min"),
+        _double("sign_accuracy", "-", "share of the aggressors taken to be right; response and direct cost corrected"),
         _double("response", "price/contract", "the mid's response to signed flow, from this market's tape alone"),
         _double("response_se", "price/contract", "its clustered standard error"),
         *(

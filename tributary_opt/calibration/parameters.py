@@ -35,6 +35,9 @@ METHODS = ("law", "tape", "rule")
 ORDER_FRACTION = 0.01
 """The reference order: 1 % of ADV over one trading day. [day]"""
 
+_TRADES_FOR_SIGNS = 100
+"""Trades in the window from which the effective spread tells how many aggressors are right. [-]"""
+
 _SQUARE_ROOT = 2.0 / 3.0
 """Average over an order of a square-root move with prefactor 1. [-]"""
 
@@ -122,10 +125,11 @@ def calibrate(
     # Refused markets are computed with ones, and forgotten.
     unit, v, sd = (np.where(ok, array, 1.0) for array in (unit, adv, sigma.value))
     eps = np.where(ok, epsilon, 1.0)
-    responses = {length: _response(measured, rules, unit, length) for length in schema.IMPACT_BUCKETS}
+    accuracy = _sign_accuracy(measured, rules)
+    responses = {length: _response(measured, length, unit, accuracy) for length in schema.IMPACT_BUCKETS}
     response = responses[rules.response_minutes]
     felt, center = peers.pooled(response.estimate, response.se, response.dof, ok)
-    direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0)
+    direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0, accuracy)
     paid, _ = peers.pooled(direct.estimate, direct.se, direct.dof, ok)
 
     known = np.isfinite(felt.log_mean) & np.isfinite(center)
@@ -198,7 +202,7 @@ def calibrate(
     out["response_r2"] = shown(response.r2)
     out["response"] = shown(response.estimate * unit)
     out["response_se"] = shown(response.se * unit)
-    out["response_minutes"] = rules.response_minutes
+    out["response_minutes"], out["sign_accuracy"] = rules.response_minutes, accuracy
     for length, by in responses.items():
         out[f"response_{length}m"], out[f"response_{length}m_se"] = shown(by.estimate * unit), shown(by.se * unit)
     out["response_units"], out["response_log_sd"] = shown(felt.value), shown(felt.log_sd)
@@ -310,30 +314,87 @@ def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def _response(measured: Measured, rules: CalibrationRules, unit: FloatArray, minutes: int) -> _Estimate:
-    """The response of the mid to flow in buckets of a length, in units of σ/V, wrong aggressors corrected for."""
-    impact, i = measured.impact, schema.IMPACT_BUCKETS.index(minutes)
-    correction = np.ones(len(unit))
-    if rules.sign_accuracy < 1.0:
-        # Signs right with chance a: c = 2a - 1 is left of the covariance. Of the squared flow, c² of the cross terms
-        # and all of the trades' own squares are left, so Var Q = (Var Q_seen - (1 - c²) Σ size²) / c².
-        c = 2.0 * rules.sign_accuracy - 1.0
-        squares = measured.statistics["bucket_size_squared"].to_numpy(dtype=float) * minutes / 5
+def _sign_accuracy(measured: Measured, rules: CalibrationRules) -> FloatArray:
+    """Share of the aggressors that are right, shape (M,). [-]
+
+    A wrong side turns a trade's half-spread around: given sides that are right with chance a show (2a - 1) times the
+    quoted spread as the effective one. Inferred sides were made from the quotes, which cannot test them.
+    """
+    s = measured.statistics
+    if rules.sign_accuracy is not None:
+        return np.full(len(s), rules.sign_accuracy)
+    testable = s["side_method"].eq("given") & s["spread_source"].eq("time_weighted_quoted")
+    testable &= s["n_trades"].ge(_TRADES_FOR_SIGNS)
+    seen = s["effective_spread"].to_numpy(dtype=float) / s["spread"].to_numpy(dtype=float)
+    return np.where(testable.to_numpy() & np.isfinite(seen), 0.5 + 0.5 * np.clip(seen, 0.0, 1.0), 1.0)
+
+
+class _Signs:
+    """What wrong aggressors do to the sums of a bucket length, for every market: arrays of shape (M,).
+
+    Signs right with chance a, each by itself; c = 2a - 1. Of the squared flow, c² of the cross terms and all of the
+    trades' own squares are left: Var Q = (Var q - (1 - c²) Σ size²) / c².
+    """
+
+    def __init__(self, measured: Measured, accuracy: FloatArray, bucket: NDArray[np.int64]):
+        s, lengths = measured.statistics, np.array(schema.IMPACT_BUCKETS, dtype=float)
+        self._c = 2.0 * accuracy - 1.0
+        self._seen = measured.impact.flow_rms[np.arange(len(s)), bucket] ** 2
+        self._minutes = lengths[bucket]
+        self._squares = s["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
+        self._day = s["day_hours"].to_numpy(dtype=float) * 60.0
+        self._volume = s["adv"].to_numpy(dtype=float) * self._minutes / self._day
+        self._half = 0.5 * s["spread"].to_numpy(dtype=float)
+
+    def factor(self) -> FloatArray:
+        """True coefficient of flow over the one of what is seen of it; NaN where little is left of the flow. [-]"""
         with np.errstate(divide="ignore", invalid="ignore"):
-            left = 1.0 - (1.0 - c**2) * squares / impact.flow_rms[:, i] ** 2
-        correction = np.where(left > 0.1, c / np.where(left > 0.1, left, 1.0), np.nan)
-    slope, se = impact.slope[:, i] * correction, impact.slope_se[:, i] * correction
-    return _estimate(impact, slope, se, np.full(len(unit), i), unit)
+            left = 1.0 - (1.0 - self._c**2) * self._squares / self._seen
+            found = np.where((left > 0.1) & (self._c > 0.1), self._c / left, np.nan)
+        return np.where(self._c < 1.0, found, 1.0)
+
+    def spread_in_eta(self) -> FloatArray:
+        """What the half-spread adds to the direct cost per rate. [price/(contract/day)]
+
+        Where signs persist, a bucket with much flow has more of its aggressors right: given the flow κ of the others, a
+        side holds c + (1 - c²) κ. κ = c X / (N Var q) per contract, X the cross terms and N the volume of a bucket. The
+        flow of few trades (n of them, N² = n Σ size²) is mostly one trade's own, which tells nothing of itself: n / (n
+        + 0.65) is left, by simulation over 0.1 to 6 trades.
+        """
+        c = self._c
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cross = np.maximum(self._seen - self._squares, 0.0) / c**2
+            n = self._volume**2 / self._squares
+            per_contract = (1.0 - c**2) * c * cross / (self._volume * self._seen) * n / (n + 0.65)
+            found = self._half * per_contract * self._minutes / self._day
+        return np.where(c < 1.0, found, 0.0)
 
 
-def _direct(measured: Measured, unit: FloatArray, slice_minutes: FloatArray) -> tuple[_Estimate, NDArray[np.int64]]:
-    """The direct cost of the aggressors' rate in the bucket nearest to a slice; and that bucket's length. [min]"""
+def _response(measured: Measured, minutes: int, unit: FloatArray, accuracy: FloatArray) -> _Estimate:
+    """The response of the mid to flow in buckets of a length, in units of σ/V, wrong aggressors corrected for."""
+    i = schema.IMPACT_BUCKETS.index(minutes)
+    impact, bucket = measured.impact, np.full(len(unit), i)
+    factor = _Signs(measured, accuracy, bucket).factor()
+    return _estimate(impact, impact.slope[:, i] * factor, impact.slope_se[:, i] * factor, bucket, unit)
+
+
+def _direct(
+    measured: Measured, unit: FloatArray, slice_minutes: FloatArray, accuracy: FloatArray
+) -> tuple[_Estimate, NDArray[np.int64]]:
+    """The direct cost of the aggressors' rate in the bucket nearest to a slice; and that bucket's length. [min]
+
+    Corrected for wrong aggressors; a fifth of what the spread had added is left as error, by which that is only
+    roughly known.
+    """
     impact, lengths = measured.impact, np.array(schema.IMPACT_BUCKETS)
     wanted = np.log(np.maximum(np.where(np.isfinite(slice_minutes), slice_minutes, 30.0), 1e-3))
     nearest = np.abs(wanted[:, None] - np.log(lengths)).argmin(axis=1)
     row = np.arange(len(unit))
-    found = _estimate(impact, impact.direct_eta[row, nearest], impact.direct_eta_se[row, nearest], nearest, unit)
-    return found, lengths[nearest]
+    signs = _Signs(measured, accuracy, nearest)
+    factor, added = signs.factor(), signs.spread_in_eta()
+    value = (impact.direct_eta[row, nearest] - added) * factor
+    se = np.hypot(impact.direct_eta_se[row, nearest], 0.2 * added) * factor
+    return _estimate(impact, value, se, nearest, unit), lengths[nearest]
 
 
 def _estimate(
