@@ -7,7 +7,7 @@ followed. The webhook's address is a secret: it goes from the environment into a
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
@@ -96,43 +96,30 @@ def _zombie(heartbeat_s: float) -> AutomationCore:
 
 
 def _alerts(call: CallWebhook, stale_hours: float) -> list[AutomationCore]:
-    failed = AutomationCore(
-        name=FAILED,
-        description="A nightly run failed or timed out.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"},
+    def alert(
+        name: str, said: str, payload: str, expect: set[str], within: timedelta = timedelta(0), **of: Any
+    ) -> AutomationCore:
+        posture = Posture.Proactive if within else Posture.Reactive
+        trigger = EventTrigger(expect=expect, posture=posture, threshold=1, within=within, **of)
+        calls = call.model_copy(update={"payload": payload})
+        return AutomationCore(name=name, description=said, trigger=trigger, actions=[calls])
+
+    nightly = _labels({"prefect.resource.role": "flow", "prefect.resource.name": "nightly"})
+    ended = {"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"}
+    said = f"No release became current in {stale_hours:g} hours."
+    none = _OF_NONE % ("no night was published", stale_hours)
+    failed = _OF_A_RUN % "nightly failed"
+    return [
+        alert(FAILED, "A nightly run failed or timed out.", failed, ended, match=_ANY_RUN, match_related=nightly),
+        alert(
+            CRASHED,
+            "A run of any flow lost its process.",
+            _OF_A_RUN % "run crashed",
+            {"prefect.flow-run.Crashed"},
             match=_ANY_RUN,
-            match_related=_labels({"prefect.resource.role": "flow", "prefect.resource.name": "nightly"}),
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
         ),
-        actions=[call.model_copy(update={"payload": _OF_A_RUN % "nightly failed"})],
-    )
-    crashed = AutomationCore(
-        name=CRASHED,
-        description="A run of any flow lost its process.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"},
-            match=_ANY_RUN,
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
-        ),
-        actions=[call.model_copy(update={"payload": _OF_A_RUN % "run crashed"})],
-    )
-    stale = AutomationCore(
-        name=STALE,
-        description=f"No release became current in {stale_hours:g} hours.",
-        trigger=EventTrigger(
-            expect={PUBLISHED},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(hours=stale_hours),
-        ),
-        actions=[call.model_copy(update={"payload": _OF_NONE % ("no night was published", stale_hours)})],
-    )
-    return [failed, crashed, stale]
+        alert(STALE, said, none, {PUBLISHED}, timedelta(hours=stale_hours)),
+    ]
 
 
 def _labels(labels: dict[str, str]) -> ResourceSpecification:
