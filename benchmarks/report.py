@@ -44,7 +44,7 @@ def main() -> None:
             for words, what in (("made-00002", "search"), ("made-00003", "search again")):
                 start = time.perf_counter()
                 page.fill("#search", words)
-                page.wait_for_function("document.querySelector('#markets tbody').rows.length < 25")
+                page.wait_for_selector(f"#markets tbody tr:nth-child(1) >> text=KX-{words.upper()}")
                 print(f"{what}: {time.perf_counter() - start:.2f} s")
             start = time.perf_counter()
             page.click("#markets tbody tr")

@@ -30,7 +30,7 @@ import requests
 from dotenv import dotenv_values
 from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -39,7 +39,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.workers.process import ProcessWorker
@@ -47,7 +47,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.alerts import ensure_alerts
-from flows.tasks import WRITER
+from flows.tasks import WRITER, ensure_writer_limit
 from tributary_opt.settings import Settings
 from tributary_opt.storage import embedded
 from tributary_opt.storage.questdb import QuestDB
@@ -177,7 +177,7 @@ class _Life:
             _settle(client, Crashed(message="left by an earlier life of tributary-opt up"))
             stack.callback(self._settle_at_the_end)
             _ensure_pool(client)
-            _ensure_writer_limit(client)
+            ensure_writer_limit(client)
             self._deploy()
             ensure_alerts(client, self.settings, float(self.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
             self._start_worker(stack, client)
@@ -329,14 +329,6 @@ def _ensure_pool(client: SyncPrefectClient) -> None:
     template = ProcessWorker.get_default_base_job_template()
     with contextlib.suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-
-
-def _ensure_writer_limit(client: SyncPrefectClient) -> None:
-    try:
-        client.read_global_concurrency_limit_by_name(WRITER)
-    except ObjectNotFound:
-        with contextlib.suppress(ObjectAlreadyExists):
-            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=WRITER, limit=1))
 
 
 def _drop_leases(prefect_home: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 from prefect import task, unmapped
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
@@ -387,15 +387,20 @@ def timed(timings: dict[str, float], step: str) -> Iterator[None]:
         timings[step] = timings.get(step, 0.0) + time.perf_counter() - start
 
 
+def ensure_writer_limit(client: SyncPrefectClient) -> None:
+    """Make the limit on writers where the server does not have it; one that a person has changed stays as it is."""
+    try:
+        client.read_global_concurrency_limit_by_name(WRITER)
+    except ObjectNotFound:
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=WRITER, limit=1))
+
+
 @contextlib.contextmanager
 def one_writer() -> Iterator[None]:
     """Hold Prefect's limit on writers; it is created where the server does not have it."""
     with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(WRITER)
-        except ObjectNotFound:
-            with contextlib.suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=WRITER, limit=1))
+        ensure_writer_limit(client)
     # The file lock is what keeps two writers apart; a lease lost with a restart of Prefect's server must not end a
     # run in the middle of publishing.
     with concurrency(WRITER, strict=True, raise_on_lease_renewal_failure=False):

@@ -56,7 +56,8 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
         "epsilon": spread / 2, "eta": spread / (0.01 * adv), "gamma": spread / (0.10 * adv),
         "reference_rate": 0.01 * adv,
         "alpha": np.where(np.arange(n_markets) % 3, rng.uniform(0.4, 0.9, n_markets), np.nan),
-        "volume_profile": profiles, "variance_profile": list(rng.dirichlet(np.full(24, 3.0), n_markets)),
+        "volume_profile_week": [None] * n_markets, "volume_profile": profiles,
+        "variance_profile": list(rng.dirichlet(np.full(24, 3.0), n_markets)),
     }  # fmt: skip
     for minutes in schema.IMPACT_BUCKETS:
         columns[f"response_{minutes}m"] = columns["gamma"] * rng.uniform(0.5, 2, n_markets)

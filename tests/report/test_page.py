@@ -7,6 +7,7 @@ import gzip
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pages import NASTY, made_history, made_night
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tributary_opt import schema
 from tributary_opt.night import NightReport
@@ -90,15 +91,20 @@ def page(opened: Page) -> Iterator[Page]:
 
 
 def frontier(page: Page) -> list[list[float]]:
-    page.locator("#c-frontier").scroll_into_view_if_needed()
-    page.wait_for_function("!stale.has('c-frontier')")
+    drawn(page, "c-frontier")
     found: list[list[float]] = page.evaluate("document.getElementById('c-frontier').data[1].y")
     return found
 
 
+def drawn(page: Page, chart: str) -> None:
+    """A chart is drawn when it is seen."""
+    page.locator(f"#{chart}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{chart}[data-drawn=now]")
+
+
 def search(page: Page, words: str, n: int) -> None:
     page.fill("#search", words)
-    page.wait_for_function(f"document.querySelector('#markets tbody').rows.length === {n}")
+    expect(page.locator("#markets tbody tr")).to_have_count(n)
 
 
 def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
@@ -115,8 +121,8 @@ def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
     page.select_option("#size", "2")
     assert frontier(page) != second
     for chart in ("c-schedule", "c-history", "c-response", "c-cost", "c-profile", "c-laws"):
-        page.locator(f"#{chart}").scroll_into_view_if_needed()
-        page.wait_for_selector(f"#{chart} .main-svg")
+        drawn(page, chart)
+        assert page.locator(f"#{chart} .main-svg").count() > 0, chart
     assert page.evaluate("document.getElementById('c-history').data[0].y.length") == 10
     assert page.inner_text("#left-out") == "Left out: 2026-02-01 (run 00): its file is gone."
 
@@ -172,6 +178,34 @@ def test_tooltips_say_what_the_schema_says(page: Page) -> None:
     assert tips == {c.name: c.meaning for c in schema.PARAMETERS.columns if c.name not in ("as_of", "run_id")}
     (eta,) = (c for c in schema.PARAMETERS.columns if c.name == "eta")
     assert page.get_attribute("#markets button[data-key=eta]", "title") == f"{eta.meaning} [{eta.unit}]"
+    heads = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#figures thead th')].map(e => [e.textContent, e.title]))"
+    )
+    of = {c.name: c for c in schema.TRAJECTORIES.columns}
+    for head, name in {
+        "Strategy": "strategy",
+        "Cost [bps]": "expected_cost_bps",
+        "Risk [bps]": "cost_sd_bps",
+        "Half done after [day]": "half_life",
+        "Reckoned by": "cost_profile",
+        "Published as": "status",
+    }.items():
+        assert heads[head] == of[name].meaning + (f" [{of[name].unit}]" if of[name].unit else "")
+
+
+def test_the_response_stands_with_its_band_for_each_bucket_length(page: Page, night: NightReport) -> None:
+    search(page, "made-00002", 1)
+    page.click("#markets tbody tr")
+    drawn(page, "c-response")
+    row = night.parameters.set_index("market_id").loc["KX-MADE-00002"]
+    lines = page.evaluate("document.getElementById('c-response').data.map((t) => [t.xaxis || 'x', t.name, t.y[1]])")
+    assert len(lines) == 4 * len(schema.IMPACT_BUCKETS)
+    for panel, minutes in enumerate(schema.IMPACT_BUCKETS, 1):
+        slope, se = row[f"response_{minutes}m"], row[f"response_{minutes}m_se"]
+        wanted = [slope - 1.96 * se, slope + 1.96 * se, slope, row["gamma"]]
+        axis = "x" if panel == 1 else f"x{panel}"
+        found = [y for x, _, y in lines if x == axis]
+        np.testing.assert_allclose(found, np.array(wanted) * 0.01 * row["adv"] / row["price"] * 1e4, rtol=1e-3)
 
 
 def test_light_and_dark_by_the_button_and_by_the_system(page: Page) -> None:
@@ -233,6 +267,17 @@ def test_the_file_is_whole_small_and_asks_for_nothing(night: NightReport, tmp_pa
     text = path.read_text()
     assert "default-src 'none'" in text
     assert NASTY[:20] not in text  # it travels packed
+
+
+def test_a_night_without_markets_or_schedules_has_a_page(browser: Browser, tmp_path: Path) -> None:
+    night = made_night(12, solved=False)
+    nobody = replace(night, parameters=night.parameters.iloc[:0], before=None)
+    for of in (night, nobody):
+        page = browser.new_page()
+        page.goto(report.write(tmp_path, of).as_uri())
+        page.wait_for_selector("html[data-ready]")
+        assert page.inner_text("#count") == f"{len(of.parameters)} of {len(of.parameters)} markets"
+        page.close()
 
 
 def test_the_page_holds_the_numbers_of_the_night(page: Page, night: NightReport) -> None:

@@ -160,11 +160,12 @@ def _packed(night: NightReport, history: History) -> str:
 def _column(pack: Packer, column: schema.Column, values: pd.Series) -> dict[str, Any]:
     if column.type == "DOUBLE[]":
         lists = pa.array(values, pa.list_(pa.float64()), from_pandas=True)
-        lengths = {int(n) for n in np.unique(lists.value_lengths().drop_null())}
-        width = max(lengths, default=0)
+        lengths = np.asarray(lists.value_lengths().fill_null(0))
+        width = int(lengths.max(initial=0))
         whole = np.full((len(values), width), np.nan)
-        has = np.asarray(lists.value_lengths().fill_null(0)) == width
-        whole[has] = np.asarray(lists.filter(pa.array(has)).flatten()).reshape(-1, width)
+        if width:  # in a night's column there may be no list at all
+            has = lengths == width
+            whole[has] = np.asarray(lists.filter(pa.array(has)).flatten()).reshape(-1, width)
         bits = _BITS_PROFILE if column.name in _PROFILES else _BITS_DRAWN
         return {"kind": "list", "width": width, "values": pack.add(whole, bits)}
     if column.type == "TIMESTAMP":

@@ -38,13 +38,21 @@ const watch = new IntersectionObserver((entries) => {
     }
   }
 }, { rootMargin: "300px" });
-for (const e of document.querySelectorAll(".chart")) watch.observe(e);
+for (const e of document.querySelectorAll(".chart")) {
+  e.setAttribute("role", "img");
+  e.setAttribute("aria-label", e.closest("figure").querySelector("figcaption").textContent);
+  watch.observe(e);
+}
 
 // What a chart shows: `make` gives traces and layout when it is to be seen.
 function draw(id, make) {
   charts.set(id, make);
-  stale.add(id);
+  spoil(id);
   if (seen.has(id)) paint(id);
+}
+function spoil(id) {
+  stale.add(id);
+  delete document.getElementById(id).dataset.drawn;
 }
 async function paint(id) {
   await withPlotly();
@@ -65,11 +73,12 @@ function paintNow(id) {
   full.yaxis = full.yaxis || axis;
   if (onPaper) [full.width, full.height] = [document.getElementById(id).clientWidth, document.getElementById(id).clientHeight]; // at once: plotly looks at the width later
   Plotly.react(id, traces, full, { displaylogo: false, responsive: true, displayModeBar: false });
+  document.getElementById(id).dataset.drawn = "now";
 }
 // All again, in the colours of now: at once those on the screen, or on paper; the others when they are seen.
 function repaint(whole = false) {
   for (const id of charts.keys()) {
-    stale.add(id);
+    spoil(id);
     if (seen.has(id) || (whole && document.getElementById(id).offsetParent)) paintNow(id);
   }
 }
