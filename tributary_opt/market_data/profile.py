@@ -16,7 +16,9 @@ from tributary_opt.market_data.calendars import Session, trading_calendar
 _QUARTER_US = 15 * 60 * 1_000_000  # the clocks of the world differ by quarters of an hour
 
 
-def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.ndarray, n_steps: int) -> np.ndarray:
+def slice_weights(
+    calendar: str, as_of: date, hours: np.ndarray, horizons: np.ndarray, n_steps: int, *, begin: float = 0.0
+) -> np.ndarray:
     """Share of a trading day's volume, or variance, in each slice of schedules that begin after `as_of`.
 
     The integral of the profile over each slice: exact to rounding, exactly 0 where the profile is 0 throughout.
@@ -33,6 +35,8 @@ def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.nd
         T > 0. [trading day]
     n_steps : int
         Slices of equal length. [-]
+    begin : float
+        How much of the first session is over when the schedules begin, 0 <= begin < 1. [trading day]
 
     Returns
     -------
@@ -41,7 +45,7 @@ def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.nd
         all hours of a session. A row does not depend on the others, to the last bit. [-]
     """
     code = trading_calendar(calendar)
-    sessions = code.sessions_after(as_of, max(1, int(np.ceil(horizons.max(initial=0.0)))))
+    sessions = code.sessions_after(as_of, max(1, int(np.ceil(begin + horizons.max(initial=0.0)))))
     knots, rates = [], []
     for i, session in enumerate(sessions):
         at, hour = session_hours(calendar, session)
@@ -61,7 +65,7 @@ def slice_weights(calendar: str, as_of: date, hours: np.ndarray, horizons: np.nd
     before = np.zeros((len(hours), len(start) + 1))
     np.cumsum(whole, axis=1, out=before[:, 1:])
 
-    edges = horizons[:, np.newaxis] * np.arange(n_steps + 1) / n_steps
+    edges = begin + horizons[:, np.newaxis] * np.arange(n_steps + 1) / n_steps
     left, right = edges[:, :-1], edges[:, 1:]
     first = np.clip(np.searchsorted(start, left, side="right") - 1, 0, len(start) - 1)
     last = np.clip(np.searchsorted(start, right, side="left") - 1, first, len(start) - 1)

@@ -16,11 +16,17 @@ from numpy.typing import ArrayLike
 
 from tributary_opt.optimization.closed_form import FloatArray, Permanent, SolveStatus, _floats
 from tributary_opt.optimization.problem import ImpactLaw, Problem, schedule_cost
-from tributary_opt.optimization.solver import solve
+from tributary_opt.optimization.solver import Solution, solve
 from tributary_opt.optimization.strategies import _risk_aversion, _shares
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, Side, _number, _Order
 
-__all__ = ["AlmgrenChrissCappedStrategy", "InfeasibleSchedule", "schedule_order"]
+__all__ = [
+    "AlmgrenChrissCappedStrategy",
+    "InfeasibleSchedule",
+    "LimitedSchedule",
+    "schedule_order",
+    "schedule_problem",
+]
 
 _EPS = 2.0**-52
 # A quotient this close to a whole number is that number: 0.3/0.1, 0.7/0.1, 4.35/0.05.
@@ -114,49 +120,88 @@ def schedule_order(
         raise ValueError("; ".join([*order.faults, *faults]))
 
     caps = _caps(order, volume, share, limits["max_slice"])
-    bound = _limits(order.size, caps, limits["min_slice"], limits["lot_size"])
-    if not _feasible(bound, order.n_steps):
-        raise _refusal(order, caps, bound, limits)
     profile = None if volume is None else _shares(volume, order.n_steps)[0]
-    traded = bound.total * bound.unit
     problem = order.problem(lam, profile, np.where(np.isfinite(caps), caps, np.inf))
-    problem = problem.tail(0, traded)
-    best = solve(problem)
-    status = SolveStatus(int(best.status))
-    if status == SolveStatus.BEYOND_CONVEXITY:
-        return order.solved(problem, best, risk_aversion=lam)
-    optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
-    slices, lots, greedy = best.slices, None, math.nan
-    if bound.whole or bound.least > 0:
-        slices, lots, greedy = _with_lots(problem, best.slices, bound)
-    remainder = order.size - traded if bound.whole else 0.0
-    if abs(remainder) <= order.n_steps * _EPS * order.size:
-        remainder = 0.0
-    holdings = np.full(order.n_steps + 1, remainder)
-    holdings[:-1] += np.cumsum(slices[::-1])[::-1]
-    holdings = np.minimum(holdings, order.size)
-    holdings[0] = order.size
-    objective = float(schedule_cost(problem, slices).objective)
-    warnings = [] if remainder == 0 else [f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded"]
+    found = _within(problem, caps, limits)
+    if found.best.status == SolveStatus.BEYOND_CONVEXITY:
+        return order.solved(found.problem, found.best, risk_aversion=lam)
     return order.scheduled(
         None,
         risk_aversion=lam,
         step_decay=order.step_decay(lam),
-        status=status,
-        warnings=warnings,
-        trade_sizes=slices,
-        holdings=holdings,
-        problem=problem,
+        status=SolveStatus(int(found.best.status)),
+        warnings=found.warnings,
+        trade_sizes=found.slices,
+        holdings=found.holdings,
+        problem=found.problem,
         volume_profile=profile,
         more={
-            "remainder": remainder,
-            "lots": lots,
-            "optimum_cost": optimum,
-            "rounding_cost": 0.0 if slices is best.slices else objective - optimum,
-            "greedy_rounding_cost": greedy - optimum,
+            "remainder": found.remainder,
+            "lots": found.lots,
+            "optimum_cost": found.optimum,
+            "rounding_cost": found.rounding_cost,
+            "greedy_rounding_cost": found.greedy - found.optimum,
             "limits": {name: value for name, value in limits.items() if value is not None},
         },
     )
+
+
+def schedule_problem(problem: Problem, *, lot_size: float | None = None) -> LimitedSchedule:
+    """Schedule of least E + λV of one problem under its caps, in whole lots where a lot size is given.
+
+    Raises
+    ------
+    InfeasibleSchedule
+        Where no schedule keeps the caps, with the reason and the shortest duration that would do.
+    """
+    if lot_size is not None and not (math.isfinite(lot_size) and lot_size > 0):
+        raise ValueError(f"lot_size must be finite and > 0, got {lot_size:g}: leave it out for no limit")
+    return _within(problem, problem.cap, {"min_slice": None, "lot_size": lot_size})
+
+
+@dataclass(frozen=True, eq=False)
+class LimitedSchedule:
+    """The best schedule found within limits."""
+
+    problem: Problem  #: of what is traded: the order less what fits no lot.
+    best: Solution  #: under the caps alone.
+    slices: FloatArray  #: n_j, shape (N,). [contracts]
+    holdings: FloatArray  #: x_j, shape (N + 1,), down to the remainder. [contracts]
+    lots: tuple[int, ...] | None  #: the slices in lots; None without a lot size.
+    remainder: float  #: what fits no lot and is not traded. [contracts]
+    optimum: float  #: E + λV under the caps alone. [currency]
+    rounding_cost: float  #: what lots and the smallest slice add to it. [currency]
+    greedy: float  #: E + λV of rounding slice by slice; NaN where that breaks a limit. [currency]
+    warnings: tuple[str, ...]
+
+
+def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None]) -> LimitedSchedule:
+    size, n_steps = float(problem.order_size), problem.n_steps
+    bound = _limits(size, caps, limits["min_slice"], limits["lot_size"])
+    if not _feasible(bound, n_steps):
+        raise _refusal(size, n_steps, caps, bound, limits)
+    traded = bound.total * bound.unit
+    problem = problem.tail(0, traded)
+    best = solve(problem)
+    if best.status == SolveStatus.BEYOND_CONVEXITY:
+        nothing = math.nan
+        return LimitedSchedule(problem, best, best.slices, best.holdings, None, 0.0, nothing, nothing, nothing, ())
+    optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
+    slices, lots, greedy = best.slices, None, math.nan
+    if bound.whole or bound.least > 0:
+        slices, lots, greedy = _with_lots(problem, best.slices, bound)
+    remainder = size - traded if bound.whole else 0.0
+    if abs(remainder) <= n_steps * _EPS * size:
+        remainder = 0.0
+    holdings = best.holdings
+    if slices is not best.slices:
+        holdings = np.full(n_steps + 1, remainder)
+        holdings[:-1] += np.cumsum(slices[::-1])[::-1]
+        holdings = np.minimum(holdings, size)
+        holdings[0] = size
+    said = () if remainder == 0 else (f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded",)
+    added = 0.0 if slices is best.slices else float(schedule_cost(problem, slices).objective) - optimum
+    return LimitedSchedule(problem, best, slices, holdings, lots, remainder, optimum, added, greedy, said)
 
 
 def _caps(order: _Order, volume: FloatArray | None, share: float | None, max_slice: float | None) -> FloatArray:
@@ -209,36 +254,39 @@ def _feasible(bound: _Limits, n_steps: int) -> bool:
     return False
 
 
-def _refusal(order: _Order, caps: FloatArray, bound: _Limits, limits: dict[str, float | None]) -> InfeasibleSchedule:
+def _refusal(
+    size: float, n_steps: int, caps: FloatArray, bound: _Limits, limits: dict[str, float | None]
+) -> InfeasibleSchedule:
     """Why not, and how long it would have to take: the caps go on as they began."""
     said = ", ".join(f"{name}={value:g}" for name, value in limits.items() if value is not None)
+    under = f" under {said}" if said else ""
     shortest = None
-    room = float(np.minimum(caps, order.size).sum())
+    room = float(np.minimum(caps, size).sum())
     if room > 0:
-        n = order.n_steps
+        n = n_steps
         while n < _LONGEST and shortest is None:
             n = min(_LONGEST, 2 * n)
-            if _feasible(_limits(order.size, np.resize(caps, n), limits["min_slice"], limits["lot_size"]), n):
-                low, high = order.n_steps, n
+            if _feasible(_limits(size, np.resize(caps, n), limits["min_slice"], limits["lot_size"]), n):
+                low, high = n_steps, n
                 while high - low > 1:
                     middle = (low + high) // 2
-                    trial = _limits(order.size, np.resize(caps, middle), limits["min_slice"], limits["lot_size"])
+                    trial = _limits(size, np.resize(caps, middle), limits["min_slice"], limits["lot_size"])
                     low, high = (low, middle) if _feasible(trial, middle) else (middle, high)
                 shortest = high
-            elif bound.total < max(bound.least, float(bound.whole)) or n * room > 100.0 * order.size * order.n_steps:
+            elif bound.total < max(bound.least, float(bound.whole)) or n * room > 100.0 * size * n_steps:
                 break  # room enough a hundred times over: it is the lots or the smallest slice that do not fit
     if bound.whole and bound.total < 1:
-        why = f"order_size {order.size:g} is less than one lot of {bound.unit:g}"
+        why = f"order_size {size:g} is less than one lot of {bound.unit:g}"
     elif bound.total < bound.least:
-        why = f"order_size {order.size:g} is less than min_slice"
+        why = f"order_size {size:g} is less than min_slice"
     else:
-        why = f"the slices have room for {room:g} of {order.size:g} contracts under {said}"
+        why = f"the slices have room for {room:g} of {size:g} contracts{under}"
     way_out = (
         f"the shortest feasible duration is {shortest} periods"
         if shortest
         else "no duration is long enough: relax a limit"
     )
-    return InfeasibleSchedule(f"no schedule of {order.n_steps} periods keeps the limits: {why}; {way_out}", shortest)
+    return InfeasibleSchedule(f"no schedule of {n_steps} periods keeps the limits: {why}; {way_out}", shortest)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
