@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tributary_opt.precompute import precompute
 from tributary_opt.settings import Grid
 from tributary_opt.storage import parquet
 from tributary_opt.storage.frames import canonical
+from tributary_opt.storage.releases import Run
 
 AS_OF = date(2026, 3, 3)
 NOW = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
@@ -76,5 +77,23 @@ def publish(root: Path, run_id: str = "a" * 16, as_of: date = AS_OF, **made: Any
         arrow = canonical(table, keyed).cast(table.arrow_schema())
         path = parquet.write_release_file(root, table, arrow, as_of, run_id)
         told[table.name] = {"path": path.as_posix(), "rows": arrow.num_rows}
-    parquet.write_manifest(root, {"run_id": run_id, "as_of": as_of.isoformat(), "tables": told})
+    last = parquet.read_manifest(root)
+    before = last and {name: last[name] for name in ("run_id", "as_of")}
+    parquet.write_manifest(root, {"run_id": run_id, "as_of": as_of.isoformat(), "before": before, "tables": told})
     return frames[1]
+
+
+def run_row(run_id: str = "c" * 16, as_of: date = AS_OF, scope: str = "whole") -> Run:
+    """The row of `ac_runs` with which a release is published to QuestDB."""
+    names = ("input_digest", "reference_digest", "package_version", "source_digest", "numpy_version")
+    facts = dict.fromkeys(names, "x")
+    return Run(
+        as_of=as_of,
+        run_id=run_id,
+        scope=scope,
+        window_start=as_of - timedelta(days=29),
+        started_at=datetime.now(UTC),
+        settings={},
+        server_version="9.3.4",
+        **facts,
+    )

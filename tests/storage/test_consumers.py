@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from book_release import AS_OF, NOW, publish, rows
+from book_release import NOW, publish, rows, run_row
 
 from tributary_opt.schedule_book import BookError, ScheduleBook
 from tributary_opt.settings import QuestDBServer
 from tributary_opt.storage.questdb import QuestDB
-from tributary_opt.storage.releases import Releases, Run
+from tributary_opt.storage.releases import Releases
 
 PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
 N_POINTS = 6 * 5 * 2
@@ -41,18 +40,7 @@ def test_files_are_read_as_the_page_says(tmp_path: Path, name: str) -> None:
 def run_id(db: QuestDB, tmp_path: Path) -> str:
     """A release in the run's QuestDB and beside it as Parquet."""
     db.migrate()
-    names = ("input_digest", "reference_digest", "package_version", "source_digest", "numpy_version")
-    facts = dict.fromkeys(names, "x")
-    run = Run(
-        as_of=AS_OF,
-        run_id="c" * 16,
-        scope="whole",
-        window_start=AS_OF - timedelta(days=29),
-        started_at=datetime.now(UTC),
-        settings={},
-        server_version="9.3.4",
-        **facts,
-    )
+    run = run_row()
     assert Releases(db, tmp_path / "parquet").publish(run, *rows()).current
     return run.run_id
 

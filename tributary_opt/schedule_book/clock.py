@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,6 +13,8 @@ from tributary_opt.market_data.calendars import Session, trading_calendar
 
 _NEAR = 1e-9
 """A step this close to the end of a session is there. [day]"""
+_DAYS_AT_ONCE = 64
+"""Days whose sessions are looked up, and kept, together."""
 
 
 def stamps(calendar: str, start: datetime, offsets: np.ndarray) -> np.ndarray:
@@ -35,16 +40,36 @@ def stamps(calendar: str, start: datetime, offsets: np.ndarray) -> np.ndarray:
 
 def trading_hours(calendar: str, as_of: date, until: datetime) -> float:
     """Hours of trading between the end of `as_of`'s session and `until`. [h]"""
-    total = 0.0
     days = (until.date() - as_of).days + 1
-    if days < 0:
+    if days < 1:
         return 0.0
+    starts, ends, before = _bounds(calendar, as_of, -(-days // _DAYS_AT_ONCE) * _DAYS_AT_ONCE)
+    now = until.timestamp()
+    begun = bisect.bisect_left(starts, now)
+    return (before[begun - 1] + min(ends[begun - 1], now) - starts[begun - 1]) / 3600.0 if begun else 0.0
+
+
+def session_of(calendar: str, start: datetime) -> tuple[date, float]:
+    """The day before the session in which `start` lies or that opens next, and the share of it that is over by then."""
+    session = _sessions_from(calendar, start, 1)[0]
+    begun = (start - session.start) / (session.end - session.start)
+    return session.day - timedelta(days=1), max(begun, 0.0)
+
+
+@lru_cache(maxsize=1_024)
+def first_session(calendar: str, after: date) -> date:
+    """The first trading day after a day."""
+    return trading_calendar(calendar).sessions_after(after, 1)[0].day
+
+
+@lru_cache(maxsize=256)
+def _bounds(calendar: str, as_of: date, days: int) -> tuple[list[float], list[float], list[float]]:
+    """Starts and ends of the sessions of so many days after `as_of`, since the epoch, and what was open before. [s]"""
     clock = trading_calendar(calendar)
-    for day in clock.days(as_of + timedelta(days=1), as_of + timedelta(days=days)):
-        session = clock.session(day)
-        if session is not None and session.start < until:
-            total += (min(session.end, until) - session.start).total_seconds() / 3600.0
-    return total
+    found = [clock.session(day) for day in clock.days(as_of + timedelta(days=1), as_of + timedelta(days=days))]
+    sessions = [(s.start.timestamp(), s.end.timestamp()) for s in found if s is not None]
+    open_ = itertools.accumulate((end - start for start, end in sessions), initial=0.0)
+    return [start for start, _ in sessions], [end for _, end in sessions], list(open_)
 
 
 def _sessions_from(calendar: str, start: datetime, n: int) -> list[Session]:

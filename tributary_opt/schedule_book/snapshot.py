@@ -5,103 +5,100 @@ A snapshot never changes: it holds the run id it was opened with, and a row of a
 
 from __future__ import annotations
 
-import bisect
-import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tributary_opt import schema
+from tributary_opt.schedule_book.grid import Block, BookError, Key, Market, ParquetRows, QuestDBRows, Rows, of_run
 from tributary_opt.storage import parquet
-from tributary_opt.storage.frames import canonical
-from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError, quote, timestamp_literal
+from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
 from tributary_opt.storage.releases import Releases
 
-Key = tuple[str, str]
-"""market_id, token_id"""
-
-
-class BookError(RuntimeError):
-    """The release cannot be read, or is not whole; the message names the remedy."""
+_REPAIR = "`tributary-opt check` says what to repair"
 
 
 class ScheduleRefused(ValueError):
     """There is no schedule for what was asked; the message says why and how far off it is."""
 
 
-class Rows(Protocol):
-    """Where a release's schedules are read from."""
-
-    def of_market(self, market_id: str) -> pa.Table:
-        """The market's rows, perhaps among those of other markets."""
-
-
-@dataclass(frozen=True, eq=False)
-class Market:
-    """A market's schedules: the rows as plain values, and where each point of the grid is."""
-
-    rows: list[dict[str, Any]]
-    points: dict[tuple[Any, ...], int]
-    """(kind of risk, order size, its value, horizon) of the Almgren-Chriss schedules → place in `rows`."""
-    horizons: list[dict[str, Any]]
-    """One row for each horizon of the grid that has an optimal schedule, in the grid's order."""
-    largest: float
-    """Largest order of the grid. [contracts]"""
-    most_urgency: float
-
-
 class Snapshot:
-    """One release."""
+    """One release.
 
-    def __init__(self, run_id: str, as_of: date, published_at: datetime | None, parameters: pa.Table, rows: Rows):
-        self.run_id, self.as_of, self.published_at = run_id, as_of, published_at
-        self.table = parameters
-        self.root: Path | None = None
-        """The Parquet root it was read from."""
-        _of_run(parameters, run_id, schema.PARAMETERS.name)
+    Parameters
+    ----------
+    run_id, as_of, published_at
+    parameters : pa.Table
+        All rows of `ac_parameters`.
+    rows : Rows
+    before : callable
+        The rows of `ac_parameters` of the release that was current before this one; None where there was none.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        as_of: date,
+        published_at: datetime | None,
+        parameters: pa.Table,
+        rows: Rows,
+        before: Callable[[], pa.Table | None],
+    ):
+        self.run_id, self.as_of, self.published_at, self.table = run_id, as_of, published_at, parameters
+        of_run(parameters, run_id, schema.PARAMETERS.name)
         keys = zip(parameters["market_id"].to_pylist(), parameters["token_id"].to_pylist(), strict=True)
-        self._places = {key: place for place, key in enumerate(keys)}
+        self.places = {key: place for place, key in enumerate(keys)}
         self.tokens: dict[str, list[str]] = {}
-        for market_id, token_id in self._places:
+        for market_id, token_id in self.places:
             self.tokens.setdefault(market_id, []).append(token_id)
         self._parameters: dict[Key, dict[str, Any]] = {}
-        self._rows = rows
-        self._markets: dict[Key, Market] = {}
-        self._lock = threading.Lock()
+        self._columns: dict[str, np.ndarray] = {}
+        self._rows, self._before = rows, before
 
     def parameters(self, key: Key) -> dict[str, Any]:
         """The row of `ac_parameters`; made into values where asked for, which for all would take a while."""
         found = self._parameters.get(key)
         if found is None:
-            found = self._parameters[key] = self.table.slice(self._places[key], 1).to_pylist()[0]
+            found = self._parameters[key] = self.table.slice(self.places[key], 1).to_pylist()[0]
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of `ac_parameters`, in the order of `places`: doubles with NaN, words with None."""
+        found = self._columns.get(name)
+        if found is None:
+            found = self._columns[name] = self.table[name].to_numpy()
         return found
 
     def market(self, key: Key) -> Market:
         """The schedules of a market; BookError where a market with parameters has none."""
-        found = self._markets.get(key)
-        if found is None:
-            with self._lock:  # of those who ask at once for the same row group, one reads it
-                found = self._markets.get(key) or self._read(key)
-        return found
+        block = self._rows.of_market(key[0])
+        return self.within(block, key)
 
-    def _read(self, key: Key) -> Market:
-        table = self._rows.of_market(key[0])
-        _of_run(table, self.run_id, schema.TRAJECTORIES.name)
-        keys = list(zip(table["market_id"].to_pylist(), table["token_id"].to_pylist(), strict=True))
-        firsts = [i for i, here in enumerate(keys) if i == 0 or here != keys[i - 1]]
-        for first, end in zip(firsts, [*firsts[1:], table.num_rows], strict=True):
-            self._markets[keys[first]] = _market(table.slice(first, end - first))
-        if key not in self._markets:
+    def within(self, block: Block | None, key: Key) -> Market:
+        """The market's rows in the block where they must be."""
+        found = None if block is None else block.market(key)
+        if found is None:
             raise BookError(
                 f"run {self.run_id} has parameters but no schedules for {key[0]!r}, {key[1]!r}: the release is not "
-                "whole; `tributary-opt check` names what to repair"
+                f"whole; {_REPAIR}"
             )
-        return self._markets[key]
+        return found
+
+    def blocks(self, market_ids: Sequence[str]) -> Iterator[dict[str, Block]]:
+        """The schedules of many markets, in portions, each row group read once."""
+        return self._rows.of_markets(market_ids)
+
+    def parameters_before(self, key: Key) -> dict[str, Any]:
+        """The market's row in the release that was current before; empty where there is none."""
+        rows = self._before()
+        if rows is None:
+            return {}
+        keys = list(zip(rows["market_id"].to_pylist(), rows["token_id"].to_pylist(), strict=True))
+        return dict(rows.slice(keys.index(key), 1).to_pylist()[0]) if key in keys else {}
 
 
 def of_parquet(root: Path) -> Snapshot:
@@ -119,21 +116,36 @@ def of_parquet(root: Path) -> Snapshot:
         published = manifest.get("published_at")
         rows_told = {t.name: manifest["tables"][t.name].get("rows") for t in schema.RELEASE_TABLES}
         path = root / manifest["tables"][schema.TRAJECTORIES.name]["path"]
+        before = manifest.get("before")
+        earlier = None if before is None else (date.fromisoformat(before["as_of"]), str(before["run_id"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BookError(f"{root / parquet.MANIFEST} lacks {error}: `tributary-opt check` repairs it") from None
     try:
         parameters = parquet.read_release_file(root, schema.PARAMETERS, as_of, run_id)
-        rows = _ParquetRows(path)
+        rows = ParquetRows(path, run_id)
     except FileNotFoundError as error:
-        raise BookError(f"{parquet.MANIFEST} names run {run_id}, but {error.filename} is not there") from None
+        raise BookError(
+            f"{parquet.MANIFEST} names run {run_id}, but {error.filename or path} is not there: "
+            "`tributary-opt check` repairs it"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise BookError(f"a file of run {run_id} cannot be read ({error}): `tributary-opt check` repairs it") from None
     for name, found in ((schema.PARAMETERS.name, parameters.num_rows), (schema.TRAJECTORIES.name, rows.count)):
         if rows_told[name] not in (None, found):
             raise BookError(f"{name} of run {run_id} has {found} rows, {parquet.MANIFEST} says {rows_told[name]}")
-    found = Snapshot(run_id, as_of, datetime.fromisoformat(published) if published else None, parameters, rows)
-    found.root = root
-    return found
+
+    def rows_before() -> pa.Table | None:
+        if earlier is None:
+            return None
+        try:
+            return parquet.read_release_file(root, schema.PARAMETERS, *earlier)
+        except FileNotFoundError:  # a copy of the newest release alone
+            return None
+        except (pa.ArrowException, OSError) as error:
+            raise BookError(f"the run before, {earlier[1]} as of {earlier[0]}, cannot be read: {error}") from None
+
+    stamp = datetime.fromisoformat(published) if published else None
+    return Snapshot(run_id, as_of, stamp, parameters, rows, rows_before)
 
 
 def of_questdb(db: QuestDB) -> Snapshot:
@@ -150,103 +162,16 @@ def of_questdb(db: QuestDB) -> Snapshot:
         parameters = releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id)
     except QuestDBQueryError as error:
         raise BookError(f"the release cannot be read: {error}") from None
-    rows = _QuestDBRows(db, pointer.as_of, pointer.run_id)
+    rows = QuestDBRows(db, pointer.as_of, pointer.run_id)
     told = {} if run is None else {"ac_parameters": run["n_markets"], "ac_trajectories": run["n_trajectories"]}
     for name, found in (("ac_parameters", parameters.num_rows), ("ac_trajectories", rows.count())):
         if told.get(name) != found:
             raise BookError(
-                f"run {pointer.run_id} is current, but {name} has {found} of its {told.get(name)} rows: "
-                "`tributary-opt check` says what to repair"
+                f"run {pointer.run_id} is current, but {name} has {found} of its {told.get(name)} rows: {_REPAIR}"
             )
-    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, parameters, rows)
 
+    def rows_before() -> pa.Table | None:
+        earlier = releases.previous(pointer)
+        return None if earlier is None else releases.read(schema.PARAMETERS, earlier.as_of, earlier.run_id)
 
-# --- inside --------------------------------------------------------------------------------------------------
-
-
-_GROUPS_KEPT = 64
-"""Row groups kept in memory, a few megabytes each."""
-
-
-class _ParquetRows:
-    """A release file held open: its name may go, what was opened stays readable."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file = pq.ParquetFile(path)
-        meta = self._file.metadata
-        self.count = meta.num_rows
-        self._have = set(self._file.schema_arrow.names)
-        place = self._file.schema_arrow.get_field_index("market_id")
-        bounds = [meta.row_group(i).column(place).statistics for i in range(meta.num_row_groups)]
-        if any(b is None or not b.has_min_max for b in bounds):
-            raise BookError(f"{path} has no bounds of its row groups: it was not written by tributary-opt")
-        self._last = [b.max for b in bounds]
-        self._read: dict[int, tuple[pa.Table, np.ndarray]] = {}
-
-    def of_market(self, market_id: str) -> pa.Table:
-        group = bisect.bisect_left(self._last, market_id)
-        if group == len(self._last):
-            return schema.TRAJECTORIES.arrow_schema().empty_table()
-        if group not in self._read:
-            while len(self._read) >= _GROUPS_KEPT:
-                self._read.pop(next(iter(self._read)))
-            rows = self._group(group)
-            self._read[group] = rows, rows["market_id"].combine_chunks().to_numpy(zero_copy_only=False)
-        rows, ids = self._read[group]
-        first, end = (int(np.searchsorted(ids, market_id, side)) for side in ("left", "right"))  # type: ignore[call-overload]
-        return rows.slice(first, end - first)
-
-    def _group(self, group: int) -> pa.Table:
-        wanted = schema.TRAJECTORIES.arrow_schema()
-        try:
-            rows = self._file.read_row_group(group, columns=[n for n in wanted.names if n in self._have])
-        except (pa.ArrowException, OSError) as error:
-            raise BookError(f"row group {group} of {self._path} cannot be read ({error}): damaged") from None
-        columns = [rows[f.name] if f.name in self._have else pa.nulls(rows.num_rows, f.type) for f in wanted]
-        return pa.table(columns, names=wanted.names)
-
-
-class _QuestDBRows:
-    def __init__(self, db: QuestDB, as_of: date, run_id: str):
-        self._db = db
-        stamp = timestamp_literal(np.datetime64(as_of, "us"))
-        self._where = f"FROM ac_trajectories WHERE as_of = {stamp} AND run_id = {quote(run_id)}"
-
-    def count(self) -> int:
-        return int(self._db.rows(f"SELECT count() {self._where}")[0][0])
-
-    def of_market(self, market_id: str) -> pa.Table:
-        names = ", ".join(schema.TRAJECTORIES.names)
-        try:
-            rows = self._db.query(f"SELECT {names} {self._where} AND market_id = {quote(market_id)}")
-        except QuestDBQueryError as error:
-            raise BookError(f"the schedules of {market_id!r} cannot be read: {error}") from None
-        return canonical(schema.TRAJECTORIES, rows)
-
-
-def _of_run(rows: pa.Table, run_id: str, name: str) -> None:
-    """Two releases never mix."""
-    others = set(rows["run_id"].unique().to_pylist()) - {run_id}
-    if others:
-        raise BookError(f"{name} of run {run_id} holds rows of run {', '.join(map(str, others))}")
-
-
-def _market(table: pa.Table) -> Market:
-    remaining = table["remaining"].combine_chunks()
-    offsets, values = remaining.offsets.to_numpy(), remaining.values.to_numpy(zero_copy_only=False)
-    rows = table.drop_columns(["remaining"]).to_pylist()
-    points: dict[tuple[Any, ...], int] = {}
-    for i, row in enumerate(rows):
-        row["remaining"] = values[offsets[i] : offsets[i + 1]]
-        if row["strategy"] == "almgren_chriss" and row["status"] != "infeasible":
-            for kind in ("risk_aversion", "urgency"):
-                for horizon in {row["horizon"], row["horizon_asked"] or row["horizon"]}:
-                    points.setdefault((kind, row["order_size"], row[kind], horizon), i)
-    optimal = [row for row in rows if row["status"] != "infeasible" and row["urgency"] is not None]
-    by_horizon: dict[int, dict[str, Any]] = {}
-    for row in optimal:
-        by_horizon.setdefault(row["horizon_ix"], row)
-    horizons = [by_horizon[ix] for ix in sorted(by_horizon)]
-    largest = max((row["order_size"] for row in rows), default=0.0)
-    return Market(rows, points, horizons, largest, max((row["urgency"] for row in optimal), default=0.0))
+    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, parameters, rows, rows_before)

@@ -147,6 +147,15 @@ class Releases:
         )
         return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
 
+    def previous(self, pointer: Pointer) -> Pointer | None:
+        """The release that was current before this one, by the order in which they were published; None: none was."""
+        rows = self._db.rows(
+            "SELECT published_at, run_id, as_of, reason FROM ac_published WHERE dataset = %s AND published_at < %s "
+            "AND run_id <> %s ORDER BY published_at DESC LIMIT 1",
+            (DATASET, pointer.published_at, pointer.run_id),
+        )
+        return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
+
     def runs(self, limit: int = 30) -> pd.DataFrame:
         """The newest runs, newest first, with `current` and the time each was last made current."""
         names = schema.RUNS.names
@@ -504,6 +513,7 @@ class Releases:
 
     def _write_manifest(self, pointer: Pointer, files: dict[str, Path]) -> None:
         run = self.run(pointer.run_id) or {}
+        before = self.previous(pointer)
         parquet.write_manifest(
             self.root,
             {
@@ -512,6 +522,7 @@ class Releases:
                 "published_at": pointer.published_at.isoformat(),
                 "schema_version": schema.SCHEMA_VERSION,
                 "package_version": run.get("package_version"),
+                "before": None if before is None else {"run_id": before.run_id, "as_of": before.as_of.isoformat()},
                 "tables": {
                     name: {
                         "path": path.as_posix(),

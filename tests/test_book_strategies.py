@@ -1,0 +1,279 @@
+"""Every published strategy from the schedule book: the grid bit for bit, and between as the night solves it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from book_release import AS_OF, GRID, NOW, market, publish, rows
+
+from tributary_opt.schedule_book import ScheduleBook, ScheduleRefused
+from tributary_opt.settings import Grid, RiskLevel
+
+FIXED = ("twap", "vwap", "market_order")
+OPTIMAL = ("almgren_chriss", "almgren_chriss_volume_time", "almgren_chriss_capped")
+HOURS = np.random.default_rng(3).dirichlet(np.full(24, 2.0))
+SWINGS = np.random.default_rng(4).dirichlet(np.full(24, 4.0))
+_PROFILE: dict[str, Any] = {"volume_profile": HOURS, "variance_profile": SWINGS}
+MARKETS = (
+    market("FLAT"),
+    market("HOURS", **_PROFILE),
+    market("MULTI", contract_multiplier=7.0, **_PROFILE),
+    market("SESSION", calendar="XNYS", day_hours=6.5, **_PROFILE),
+)
+CAPS: dict[str, Any] = {"order_sizes_pct_adv": (0.5, 3.0, 6.0), "max_participation": 0.2}
+CAPPED = Grid(horizons=(1.0, 0.5), **CAPS)
+LAW = GRID.model_copy(update={"impact_law": "power"})
+
+
+@pytest.fixture(scope="module", params=["plain", "capped", "power law"])
+def release(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Grid, Path, pd.DataFrame]:
+    grid = {"plain": GRID, "capped": CAPPED, "power law": LAW}[request.param]
+    root = tmp_path_factory.mktemp("parquet")
+    return grid, root, publish(root, markets=MARKETS, grid=grid)
+
+
+def opened(root: Path, now: datetime = NOW) -> ScheduleBook:
+    return ScheduleBook.open(root, clock=lambda: now)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> ScheduleBook:
+    root = tmp_path_factory.mktemp("parquet")
+    publish(root, markets=MARKETS, grid=GRID)
+    return opened(root)
+
+
+def held(row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(row["remaining"], dtype=float)
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_every_strategy_comes_back_bit_for_bit(release: tuple[Grid, Path, pd.DataFrame]) -> None:
+    _, root, made = release
+    book = opened(root)
+    assert len(set(made["strategy"])) == (4 if release[0].capped else 5)
+    for row in made[made["status"] != "infeasible"].to_dict("records"):
+        risk = {} if row["strategy"] in FIXED else {"urgency": row["urgency"]}
+        ask: dict[str, Any] = {"strategy": row["strategy"], "horizon": row["horizon"], **risk}
+        t = book.schedule(row["market_id"], row["order_size"], **ask)
+        assert (t.params["source"], t.strategy_name) == ("published", row["strategy"])
+        assert t.params["cost_profile"] == row["cost_profile"]
+        assert t.holdings.tobytes() == held(row).tobytes()
+        assert t.total_cost_estimate == row["expected_cost_bps"]
+        assert t.params["cost_variance"] == row["cost_variance"]
+        assert abs(math.fsum(t.trade_sizes) - row["order_size"]) <= 4 * 2.0**-52 * row["order_size"]
+        assert t.risk_aversion == (math.inf if row["strategy"] == "market_order" else row["risk_aversion"])
+
+
+def test_many_at_once_are_the_single_ones_in_every_strategy(release: tuple[Grid, Path, pd.DataFrame]) -> None:
+    _, root, made = release
+    book, rng = opened(root), np.random.default_rng(1)
+    for strategy in sorted(set(made["strategy"])):
+        rows_ = made[made["strategy"] == strategy].sample(12, random_state=2)
+        orders = pd.DataFrame({"market_id": rows_["market_id"], "order_size": rows_["order_size"]})
+        orders["horizon"] = rows_["horizon"]
+        orders.loc[orders.index[:5], "order_size"] *= rng.uniform(0.3, 0.9, 5)
+        if strategy not in FIXED:
+            orders["urgency"] = rows_["urgency"]
+        found = book.schedules(orders, strategy=strategy)
+        assert {"published", "solved"} <= set(found["source"]) <= {"published", "solved", "refused"}
+        for order, row in zip(orders.to_dict("records"), found.to_dict("records"), strict=True):
+            if row["source"] == "refused":
+                with pytest.raises(ScheduleRefused) as error:
+                    book.schedule(**order, strategy=strategy)
+                assert str(error.value) == row["refused"]
+                continue
+            one = book.schedule(**order, strategy=strategy)
+            assert one.holdings.tobytes() == row["remaining"].tobytes()
+            assert (one.params["source"], one.total_cost_estimate) == (row["source"], row["expected_cost_bps"])
+
+
+# --- and between --------------------------------------------------------------------------------------------------
+
+
+def test_between_the_points_it_is_what_a_grid_with_that_point_has(release: tuple[Grid, Path, pd.DataFrame]) -> None:
+    grid, root, _ = release
+    book = opened(root)
+    levels = (RiskLevel(kind="urgency", value=0.7), RiskLevel(kind="urgency", value=4.0))
+    finer = grid.model_copy(update={"order_sizes_pct_adv": (0.3, 2.5), "risk_levels": levels})
+    wanted = rows(MARKETS, finer)[1]
+    for row in wanted[wanted["status"] != "infeasible"].to_dict("records"):
+        risk = {} if row["strategy"] in FIXED else {"urgency": row["urgency"]}
+        ask: dict[str, Any] = {"strategy": row["strategy"], "horizon": row["horizon"], **risk}
+        t = book.schedule(row["market_id"], row["order_size"], **ask)
+        assert (t.params["source"], t.strategy_name) == ("solved", row["strategy"])
+        np.testing.assert_allclose(t.holdings, held(row), rtol=1e-9, atol=1e-9 * row["order_size"])
+        assert t.total_cost_estimate == pytest.approx(row["expected_cost_bps"], rel=1e-9)
+        assert t.params["cost_variance"] == pytest.approx(row["cost_variance"], rel=1e-9, abs=1e-12)
+        assert t.params["half_life"] == pytest.approx(row["half_life"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("risk", "measured"),
+    [
+        ({"half_life": 0.3}, lambda t: t.params["half_life"]),
+        ({"cost_budget_bps": 7.0}, lambda t: t.total_cost_estimate),
+        ({"done_by": (0.8, 0.5)}, lambda t: 1 - t.holdings[24] / t.holdings[0]),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_risk_may_be_chosen_in_volume_time_too(plain: ScheduleBook, risk: dict[str, Any], measured: Any) -> None:
+    t = plain.schedule("HOURS", 900.0, strategy="almgren_chriss_volume_time", **risk)
+    wanted = next(iter(risk.values()))
+    assert measured(t) == pytest.approx(wanted[0] if isinstance(wanted, tuple) else wanted, rel=1e-8)
+
+
+def test_slice_prices_add_up_to_the_cost_in_volume_time(tmp_path: Path) -> None:
+    publish(tmp_path, markets=(market("FREE", tick_size=None, **_PROFILE),), grid=GRID)
+    book = opened(tmp_path)
+    for strategy, risk in (("almgren_chriss_volume_time", {"urgency": 3.0}), ("vwap", {}), ("twap", {})):
+        for size in (5_000.0, 1_234.0):  # one published, one between
+            t = book.schedule("FREE", size, strategy=strategy, **risk)  # type: ignore[arg-type]
+            paid = math.fsum(t.trade_sizes * (50.0 - t.params["slice_prices"]))
+            assert paid == pytest.approx(t.params["expected_cost"], rel=1e-9)
+
+
+# --- hours of the day -----------------------------------------------------------------------------------------------
+
+
+def test_vwap_from_noon_follows_the_hours_from_noon(plain: ScheduleBook) -> None:
+    noon = datetime(2026, 3, 4, 12, tzinfo=UTC)
+    t = plain.schedule("HOURS", 1_000.0, strategy="vwap", start=noon)
+    assert t.params["source"] == "solved"
+    np.testing.assert_allclose(t.trade_sizes, [500 * HOURS[(12 + j // 2) % 24] for j in range(48)], rtol=1e-12)
+    assert t.timestamps[0] == np.datetime64("2026-03-04T12:00", "us")
+
+
+def test_published_hours_are_served_to_who_starts_with_the_session(plain: ScheduleBook) -> None:
+    for name, opens in (
+        ("HOURS", datetime(2026, 3, 4, tzinfo=UTC)),
+        ("SESSION", datetime(2026, 3, 4, 14, 30, tzinfo=UTC)),
+    ):
+        first = plain.schedule(name, 1_000.0, strategy="vwap", start=opens)
+        assert first.params["source"] == "published"
+        later = plain.schedule(name, 1_000.0, strategy="vwap", start=opens + timedelta(hours=1))
+        assert later.params["source"] == "solved"
+        assert not np.allclose(later.holdings, first.holdings, rtol=1e-3)
+    # Next day's session has the same hours: another origin, the same schedule.
+    again = plain.schedule("HOURS", 1_000.0, strategy="vwap", start=datetime(2026, 3, 5, tzinfo=UTC), max_age=99)
+    np.testing.assert_allclose(again.holdings, plain.schedule("HOURS", 1_000.0, strategy="vwap").holdings, rtol=1e-12)
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_release_made_under_caps_keeps_them_whatever_strategy_is_asked_for(tmp_path: Path) -> None:
+    publish(tmp_path, markets=MARKETS, grid=CAPPED)
+    book = opened(tmp_path)
+    for strategy in OPTIMAL:
+        t = book.schedule("HOURS", 5_500.0, strategy=strategy, urgency=10.0)
+        assert t.strategy_name == "almgren_chriss_capped"
+        assert (t.trade_sizes <= 0.2 * 1e5 * np.repeat(HOURS, 2) / 2 * (1 + 1e-12)).all()
+    with pytest.raises(ScheduleRefused, match=r"room for .* of 5500 contracts; the shortest feasible"):
+        book.schedule("HOURS", 5_500.0, urgency=1.0, max_participation=0.01)
+
+
+def test_own_participation_is_a_share_of_the_hours_volume(plain: ScheduleBook) -> None:
+    t = plain.schedule("HOURS", 3_000.0, urgency=10.0, max_participation=0.05)
+    volume = 1e5 * np.repeat(HOURS, 2) / 2
+    assert t.strategy_name == "almgren_chriss_capped"
+    assert (t.trade_sizes <= 0.05 * volume * (1 + 1e-12)).all()
+    assert (t.trade_sizes >= 0.05 * volume * (1 - 1e-9)).any()
+    with pytest.raises(ScheduleRefused, match="give max_participation"):
+        plain.schedule("HOURS", 3_000.0, strategy="almgren_chriss_capped", urgency=1.0)
+
+
+@pytest.mark.parametrize("name", ["FLAT", "HOURS"])
+def test_replan_keeps_lots_and_caps(plain: ScheduleBook, name: str) -> None:
+    limits: dict[str, Any] = {"max_participation": 0.06, "lot_size": 10.0}
+    t = plain.schedule(name, 3_000.0, urgency=5.0, **limits)
+    rest = plain.replan(t, t.holdings[12], float(t.timestamps[12]))
+    assert (np.mod(rest.trade_sizes, 10.0) == 0).all()
+    assert rest.trade_sizes.sum() == t.holdings[12]
+    volume = 1e5 * (np.repeat(HOURS, 2) / 2 if name == "HOURS" else np.full(48, 1 / 48))
+    assert (rest.trade_sizes <= 0.06 * volume[12:]).all()
+    with pytest.raises(ScheduleRefused, match=r"max_participation=0\.06"):
+        plain.replan(t, 3_000.0, float(t.timestamps[46]))
+
+
+def test_what_fits_no_lot_is_said_and_not_traded(plain: ScheduleBook) -> None:
+    t = plain.schedule("FLAT", 1_234.5, urgency=1.0, lot_size=100.0)
+    assert (t.holdings[-1], t.trade_sizes.sum(), t.params["remainder"]) == (34.5, 1_200.0, 34.5)
+    assert "34.5 contracts fit no lot" in t.params["warnings"][0]
+    with pytest.raises(ScheduleRefused, match="less than one lot of 5000"):
+        plain.schedule("FLAT", 1_234.5, urgency=1.0, lot_size=5_000.0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "risk"),
+    [
+        ("almgren_chriss", {"urgency": 2.2}),
+        ("almgren_chriss_volume_time", {"urgency": 2.2}),
+        ("twap", {}),
+        ("vwap", {}),
+    ],
+)
+def test_replan_as_planned_is_the_rest_of_the_plan(plain: ScheduleBook, strategy: str, risk: dict[str, Any]) -> None:
+    t = plain.schedule("HOURS", 1_000.0, strategy=strategy, **risk)
+    rest = plain.replan(t, t.holdings[17], float(t.timestamps[17]))
+    np.testing.assert_allclose(rest.holdings, t.holdings[17:], rtol=1e-9)
+    again = plain.replan(rest, rest.holdings[5], float(rest.timestamps[5]))
+    np.testing.assert_allclose(again.holdings, t.holdings[22:], rtol=1e-9)
+
+
+# --- refusals and tables ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({"strategy": "pov"}, "strategy must be one of almgren_chriss, "),
+        ({"strategy": "twap", "urgency": 1.0}, "twap has no risk level: leave out urgency"),
+        ({"strategy": "vwap", "lot_size": 1.0}, "vwap has no limits"),
+        ({"strategy": "almgren_chriss_volume_time"}, "exactly one of"),
+        ({"urgency": 1.0, "max_participation": 1.5}, "must be > 0 and <= 1"),
+        ({"urgency": 1.0, "lot_size": 0.0}, "lot_size must be finite and > 0"),
+        ({"urgency": 1.0, "lot_size": math.nan}, "lot_size must be finite and > 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(plain: ScheduleBook, ask: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plain.schedule("HOURS", 1_000.0, **ask)
+
+
+def test_comparison_costs_all_alike(plain: ScheduleBook) -> None:
+    with_hours = plain.compare("HOURS", 1_000.0, urgency=3.0).set_index("strategy")
+    assert list(with_hours.index) == ["almgren_chriss", "almgren_chriss_volume_time", "twap", "vwap", "market_order"]
+    assert set(with_hours["cost_profile"]) == {"volume"}
+    cost, sd, lam = with_hours["expected_cost"], with_hours["cost_sd"], with_hours["risk_aversion"]["almgren_chriss"]
+    assert cost.drop("vwap").min() > cost["vwap"]
+    best = (cost + lam * sd**2)["almgren_chriss_volume_time"]
+    assert ((cost + lam * sd**2).drop("almgren_chriss_volume_time") > best).all()
+    by_clock = plain.compare("FLAT", 1_000.0, urgency=3.0)
+    assert list(by_clock["strategy"]) == ["almgren_chriss", "twap", "market_order"]
+    assert set(by_clock["cost_profile"]) == {"clock"}
+
+
+def test_frontier_of_volume_time_starts_at_vwap(plain: ScheduleBook) -> None:
+    found = plain.frontier("HOURS", 1_000.0, strategy="almgren_chriss_volume_time", n_points=10)
+    vwap = plain.schedule("HOURS", 1_000.0, strategy="vwap")
+    assert found["expected_cost"][0] == pytest.approx(vwap.params["expected_cost"], rel=1e-9)
+    assert (np.diff(found["expected_cost"]) >= 0).all()
+
+
+def test_the_night_after_a_friday_is_monday_s(plain: ScheduleBook, tmp_path: Path) -> None:
+    publish(tmp_path, as_of=date(2026, 3, 6), markets=MARKETS, grid=GRID)
+    book = opened(tmp_path, datetime(2026, 3, 9, 12, tzinfo=UTC))
+    t = book.schedule("SESSION", 1_000.0, strategy="vwap", start=datetime(2026, 3, 8, 9, tzinfo=UTC))
+    assert t.timestamps[0] == np.datetime64("2026-03-09T13:30", "us")  # New York's summer time has begun
+    assert date(2026, 3, 6) > AS_OF

@@ -1,0 +1,436 @@
+"""One order's schedule: the published row as it stands, or the exact solution from the published parameters.
+
+Impact and risk are reckoned as the night reckons them: by the clock for Almgren-Chriss, TWAP and the market order; with
+the market's hours of the day for VWAP, volume time and capped schedules, where a profile was published.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tributary_opt.market_data.profile import slice_weights
+from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
+from tributary_opt.optimization.closed_form import (
+    SolveStatus,
+    decay_rate,
+    effective_eta,
+    half_life,
+    linear_shapes,
+    risk_aversion_from_urgency,
+)
+from tributary_opt.optimization.night import fixed_grid
+from tributary_opt.optimization.problem import Problem, market_problem, schedule_cost
+from tributary_opt.optimization.risk import (
+    risk_aversion_from_cost,
+    risk_aversion_from_decay_time,
+    risk_aversion_from_half_life,
+    risk_aversion_from_share_done,
+)
+from tributary_opt.optimization.scheduler import InfeasibleSchedule, LimitedSchedule, schedule_problem
+from tributary_opt.optimization.trajectory import ExecutionTrajectory, Side, implied_average_price
+from tributary_opt.schedule_book.clock import first_session
+from tributary_opt.schedule_book.grid import BookError
+from tributary_opt.schedule_book.hull import (
+    BY_CLOCK,
+    CAPPED,
+    FIXED,
+    MARKET_ORDER,
+    TOO_FAR,
+    TWAP,
+    VOLUME_TIME,
+    VWAP,
+    Place,
+    refuse_urgency,
+)
+from tributary_opt.schedule_book.snapshot import ScheduleRefused
+
+WITH_HOURS = (VOLUME_TIME, VWAP, CAPPED)
+"""Strategies that the hours' volume and variance decide about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What is asked of the solver: an order in its place, a strategy and its limits."""
+
+    place: Place
+    strategy: str
+    side: Side = "sell"
+    max_participation: float | None = None
+    max_slice: float | None = None
+    lot_size: float | None = None
+    after: date = date.min
+    """The schedule begins with the first session after it."""
+    begin: float = 0.0
+    """How much of that session is over then. [trading day]"""
+    hours: dict[str, np.ndarray] | None = None
+    """Weights of the slices by volume and by variance; None: the same in every slice."""
+    cap: np.ndarray | float = math.inf
+    done: int = 0
+    """Slices that are over: what is asked for is the rest."""
+
+    @classmethod
+    def of(cls, place: Place, strategy: str, after: date, begin: float, **limits: Any) -> Order:
+        """The order with its hours and caps worked out.
+
+        An optimal schedule of a release that kept caps keeps them too, unless the caller gives a participation of its
+        own.
+        """
+        share, capped = limits.pop("max_participation", None), place.market.capped
+        if share is not None and not 0 < share <= 1:
+            raise ScheduleRefused(f"max_participation must be > 0 and <= 1, got {share:g}: 0.1 is 10 % of the volume")
+        largest = None
+        if strategy in FIXED:
+            if share is not None or limits.get("lot_size") is not None:
+                raise ScheduleRefused(f"{strategy} has no limits: leave out max_participation and lot_size")
+        elif share is not None:
+            strategy = CAPPED
+        elif capped is not None and (strategy == CAPPED or not place.market.strategies & {strategy}):
+            strategy, share, largest = CAPPED, _known(capped["max_participation"]), _known(capped["max_slice"])
+        elif strategy == CAPPED:
+            raise ScheduleRefused("the release has no capped schedules: give max_participation")
+        found = cls(place, strategy, after=after, begin=begin, max_participation=share, max_slice=largest, **limits)
+        return replace(found, **found._worked_out()) if strategy in WITH_HOURS else found
+
+    @property
+    def n_steps(self) -> int:
+        """Slices of the whole schedule."""
+        return self.place.n_steps
+
+    @property
+    def cost_profile(self) -> str:
+        """As in the release: "volume" where the hours' profile is known and used."""
+        return "clock" if self.hours is None else "volume"
+
+    @property
+    def limited(self) -> bool:
+        return self.max_participation is not None or self.max_slice is not None or self.lot_size is not None
+
+    def _worked_out(self) -> dict[str, Any]:
+        place, n = self.place, self.n_steps
+        hours = market_hours(place, self.after, self.begin)
+        cap: np.ndarray | float = math.inf
+        if self.max_participation is not None:
+            flat = np.full(n, 1.0 / n)
+            weights = flat if hours is None else hours["volume_profile"]
+            volume = place.row["adv"] * (place.horizon if hours is None else weights.sum())
+            cap = self.max_participation * volume * (weights / weights.sum())
+        if self.max_slice is not None:
+            cap = np.minimum(cap, self.max_slice * place.size)
+        return {"hours": hours, "cap": cap}
+
+    def problem(self, risk_aversion: float, *, by_clock: bool = False) -> Problem:
+        """The problem of the whole schedule, in currency; `by_clock` leaves hours and caps out."""
+        p = self.place.params()
+        market = {n: getattr(p, n) for n in ("eta", "gamma", "sigma", "epsilon", "tau", "alpha", "reference_rate")}
+        special: dict[str, Any] = {} if by_clock else {**(self.hours or {}), "cap": self.cap}
+        return market_problem(
+            self.place.size, risk_aversion, n_steps=self.n_steps, **market, **self.place.law(), **special
+        )
+
+    def rest(self, risk_aversion: float) -> Problem:
+        """The problem of what is still to be done."""
+        whole = self.problem(risk_aversion)
+        return whole.tail(self.done, self.place.size) if self.done else whole
+
+    def published_at(self, as_of: date, kind: str | None, value: Any) -> int | None:
+        """The row of the release that is this order's schedule, or None where it has to be solved."""
+        place = self.place
+        if self.lot_size is not None or not place.on_grid:
+            return None
+        at = place.market.point(self.strategy, place.size, place.near["horizon"], kind, value)
+        if at is None or self.strategy not in WITH_HOURS:
+            return at
+        row, calendar = place.market.block.row(at), place.row["calendar"]
+        if (self.max_participation, self.max_slice) != (_known(row["max_participation"]), _known(row["max_slice"])):
+            return None
+        begins_so = self.begin == 0 and first_session(calendar, self.after) == first_session(calendar, as_of)
+        return at if begins_so or row["cost_profile"] != "volume" else None
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are kept, by name."""
+        named = {name: getattr(self, name) for name in ("max_participation", "max_slice", "lot_size")}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarray] | None:
+    """The slices' weights by volume and variance from the published hours of the day; None where none is known."""
+    n, flat = place.n_steps, np.full(place.n_steps, 1.0 / place.n_steps)
+
+    def weights(name: str) -> np.ndarray | None:
+        profile = place.row.get(name)
+        hours = np.array([profile or [math.nan]], dtype=float)
+        if hours.shape != (1, 24) or not (np.isfinite(hours) & (hours >= 0)).all():
+            return None
+        horizons = np.array([place.horizon])
+        found: np.ndarray = slice_weights(place.row["calendar"], after, hours, horizons, n, begin=begin)[0]
+        return found if np.isfinite(found[0]) and found.sum() > 0 else None
+
+    volume = weights("volume_profile")
+    if volume is None:
+        return None
+    variance = weights("variance_profile")
+    return {"volume_profile": volume, "variance_profile": flat if variance is None else variance}
+
+
+# --- from what a person chose to λ ---------------------------------------------------------------------------------
+
+
+def risk_aversion_of(order: Order, kind: str, value: Any) -> float:
+    """λ of what was asked, within the hull."""
+    place, horizon, clock = order.place, order.place.horizon, None
+    if kind in ("risk_aversion", "urgency") and not (math.isfinite(value) and value >= 0):
+        raise ScheduleRefused(f"{kind} must be finite and >= 0, got {value:g}")
+    try:
+        if kind == "risk_aversion":
+            lam = float(value)
+        elif kind == "urgency" and value == 0:
+            return 0.0
+        elif kind == "urgency" and place.law()["impact_law"] == "linear":
+            p = place.params()
+            eta = effective_eta(p.eta, p.gamma, p.tau, place.law()["permanent"])
+            lam = float(risk_aversion_from_urgency(value, eta, p.sigma, p.tau, place.n_steps))
+        elif kind in ("urgency", "decay_time"):
+            clock = order.problem(0.0, by_clock=True)
+            lam = risk_aversion_from_decay_time(clock, horizon / value if kind == "urgency" else value).risk_aversion
+        else:
+            lam = _by_schedule(order, kind, value)
+    except ScheduleRefused:
+        raise
+    except ValueError as error:
+        raise ScheduleRefused(f"{kind}={value}: {error}") from None
+    urgency = urgency_of(place, lam)
+    if urgency > place.most_urgency * (1 + TOO_FAR):
+        refuse_urgency(place, f"{kind}={value}", urgency)
+    return lam
+
+
+def _by_schedule(order: Order, kind: str, value: Any) -> float:
+    """λ of a time, a share or a budget that the schedule itself meets."""
+    place = order.place
+    problem = order.problem(0.0)
+    if order.max_participation is not None or order.max_slice is not None:
+        _within_limits(order, problem)  # says in words where nothing is feasible
+    if kind == "half_life":
+        return risk_aversion_from_half_life(problem, value).risk_aversion
+    if kind == "done_by":
+        share, time = value
+        after = math.floor(time / place.tau + TOO_FAR)
+        if not 1 <= after <= place.n_steps:
+            raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
+        return risk_aversion_from_share_done(problem, share, after).risk_aversion
+    return risk_aversion_from_cost(problem, value * 1e-4 * place.size * place.params().price).risk_aversion
+
+
+def urgency_of(place: Place, risk_aversion: float) -> float:
+    """κT by the clock; T over the law's own time under the power law."""
+    p, law = place.params(), place.law()
+    if law["impact_law"] != "linear":
+        found = generate_ac_trajectory(place.size, place.n_steps, p, risk_aversion, **law)
+        return float(found.params["urgency"])
+    eta = effective_eta(p.eta, p.gamma, p.tau, law["permanent"])
+    return float(decay_rate(risk_aversion, eta, p.sigma, p.tau)) * place.horizon if eta > 0 else 0.0
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def published(run_id: str, order: Order, at: int) -> ExecutionTrajectory:
+    """A row of the grid as a trajectory: its holdings and numbers to the bit."""
+    place, block = order.place, order.place.market.block
+    row, holdings = block.row(at), block.remaining(at).copy()
+    if len(holdings) != row["n_steps"] + 1 or not adds_up(holdings, row["order_size"]):
+        raise broken(run_id, place.key[0])
+    n, size = row["n_steps"], row["order_size"]
+    trades = -np.diff(holdings)
+    if row["strategy"] in (BY_CLOCK, TWAP) and row["impact_law"] in (None, "linear"):
+        # The slices' own closed form, exact where differences of holdings are not: theirs, if the holdings are.
+        held, slices = _shapes(row["urgency"], n)
+        if np.array_equal(held * size, holdings):
+            trades = slices * size
+    numbers = {name: row[name] for name in _NUMBERS}
+    lam = row["risk_aversion"]
+    if row["strategy"] == MARKET_ORDER:
+        lam = numbers["urgency"] = numbers["kappa"] = math.inf
+        numbers["decay_time"] = 0.0
+    elif row["urgency"] == 0:
+        numbers["decay_time"] = math.inf
+    said = () if row["status"] == "ok" else (f"published with status {row['status']}",)
+    more = {"status": row["status"], "cost_profile": row["cost_profile"] or "clock", "source": "published"}
+    found = _trajectory(order, row["strategy"], lam, holdings, trades, numbers, said, more)
+    return replace(found, total_cost_estimate=row["expected_cost_bps"])
+
+
+def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
+    """The schedule of an order, or of its rest, from the published parameters."""
+    if order.strategy in FIXED:
+        found = _fixed(order)
+    elif order.strategy == BY_CLOCK and not order.limited:
+        place = order.place
+        steps = place.n_steps - order.done
+        found = generate_ac_trajectory(place.size, steps, place.params(), risk_aversion, side=order.side, **place.law())
+        implied = found.params["implied_price"] / place.multiplier
+        found = replace(found, params={**found.params, "implied_price": implied, "cost_profile": "clock"})
+    else:
+        found = _optimal(order, risk_aversion)
+    if not np.isfinite(found.holdings).all():
+        raise ScheduleRefused("; ".join(found.params["warnings"]))
+    return replace(found, params={**found.params, "source": "solved"})
+
+
+def adds_up(held: np.ndarray, size: Any) -> np.ndarray:
+    """Whether holdings, one schedule or one a row, fall from their order's size to 0 and never rise."""
+    falls = (held[..., 1:] <= held[..., :-1]).all(axis=-1)
+    return np.asarray((held[..., 0] == size) & (held[..., -1] == 0) & falls)
+
+
+def broken(run_id: str, market_id: str) -> BookError:
+    """What to say of a published schedule that does not add up."""
+    return BookError(f"run {run_id}: a schedule of {market_id!r} does not add up; run `tributary-opt check`")
+
+
+def slice_prices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
+    """What each slice is expected to trade at; on the tick, rounded against the order where the tick is known."""
+    place, n = order.place, found.trade_sizes
+    p, law = place.params(), place.law()
+    before = np.concatenate([[0.0], np.cumsum(n)[:-1]])
+    moved = before + (n / 2 if law["permanent"] == "midprice" else 0.0)
+    slower: np.ndarray | float = 1.0
+    if order.hours is not None and found.params["cost_profile"] == "volume":
+        w = order.hours["volume_profile"]
+        with np.errstate(divide="ignore"):
+            slower = np.where(w > 0, w.sum() / (len(w) * w), 1.0)[order.done :]
+    if law["impact_law"] == "power":
+        rate = n / p.tau
+        temporary = p.eta * p.reference_rate * (slower * rate / p.reference_rate) ** p.alpha
+    else:
+        own = p.gamma / 2 if law["permanent"] == "paper" else 0.0  # what the paper's trade does not pay of its own move
+        temporary = ((p.eta / p.tau - own) * slower + own) * n
+    cost = (p.gamma * moved + p.epsilon + temporary) / place.multiplier
+    price, tick = p.price / place.multiplier, place.row["tick_size"]
+    buy = order.side == "buy"
+    prices = price + cost if buy else price - cost
+    if tick:
+        steps = prices / tick
+        near = np.rint(steps)
+        on = np.abs(steps - near) < 1e-6
+        prices = np.where(on, near, np.ceil(steps) if buy else np.floor(steps)) * tick
+    return np.asarray(prices)
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
+
+_NUMBERS = ("kappa", "eta_tilde", "expected_cost", "cost_variance", "urgency", "decay_time", "half_life", "alpha")
+
+
+# The grid's levels are few, and the same in every market.
+_shapes = lru_cache(maxsize=256)(linear_shapes)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _fixed(order: Order) -> ExecutionTrajectory:
+    """TWAP, VWAP or everything at once: the whole, or what is left of it."""
+    problem, left = order.rest(0.0), order.n_steps - order.done
+    shares, held = np.full(left, 1.0 / left), None
+    if order.strategy == TWAP:
+        held = np.arange(left, -1, -1) / left
+    elif order.strategy == MARKET_ORDER:
+        shares = np.zeros(left)
+        shares[0] = 1.0
+    elif order.hours is not None:
+        w = order.hours["volume_profile"][order.done :]
+        if not w.sum() > 0:
+            raise ScheduleRefused("no volume is expected in what is left of the horizon")
+        shares = w / w.sum()
+    holdings, cost, variance, half = fixed_grid(problem, shares, held)
+    at_once = order.strategy == MARKET_ORDER
+    level = math.inf if at_once else 0.0
+    numbers = {"expected_cost": float(cost), "cost_variance": float(variance), "half_life": float(half)}
+    numbers |= {"kappa": level, "urgency": level, "decay_time": 0.0 if at_once else math.inf}
+    lam, slices = level, order.place.size * shares
+    return _trajectory(order, order.strategy, lam, holdings, slices, numbers, (), {"status": "ok"})
+
+
+def _optimal(order: Order, risk_aversion: float) -> ExecutionTrajectory:
+    """The optimum with hours, caps or lots."""
+    found = _within_limits(order, order.rest(risk_aversion))
+    status = SolveStatus(int(found.best.status))
+    if status not in (SolveStatus.OK, SolveStatus.TWAP_ETA_TILDE):
+        raise ScheduleRefused(f"the order has no optimal schedule under its limits ({status.name.lower()})")
+    said = found.warnings
+    if status == SolveStatus.TWAP_ETA_TILDE:
+        said = (*said, "eta - gamma*tau/2 is not above 0: the schedule is the one of risk_aversion 0")
+    cost = schedule_cost(found.problem, found.slices, found.holdings)
+    kappa_t = urgency_of(order.place, risk_aversion)
+    kappa = kappa_t / order.place.horizon
+    path = found.holdings - found.remainder
+    numbers = {
+        "kappa": kappa,
+        "urgency": kappa * (order.n_steps - order.done) * order.place.tau if order.done else kappa_t,
+        "decay_time": 1.0 / kappa if kappa > 0 else math.inf,
+        "half_life": float(half_life(path / path[0], order.place.tau)),
+        "expected_cost": float(cost.expected_cost),
+        "cost_variance": float(cost.cost_variance),
+    }
+    more = {"status": status.name.lower(), "lots": found.lots, "remainder": found.remainder}
+    more |= {"rounding_cost": found.rounding_cost}
+    name = order.strategy
+    return _trajectory(order, name, risk_aversion, found.holdings, found.slices, numbers, said, more)
+
+
+def _within_limits(order: Order, problem: Problem) -> LimitedSchedule:
+    try:
+        return schedule_problem(problem, lot_size=order.lot_size)
+    except InfeasibleSchedule as error:
+        limits = ", ".join(f"{name}={value:g}" for name, value in order.limits().items())
+        raise ScheduleRefused(f"{limits}: {error}, of {order.place.tau:g} days each") from None
+    except ValueError as error:
+        raise ScheduleRefused(str(error)) from None
+
+
+def _trajectory(
+    order: Order,
+    strategy: str,
+    risk_aversion: float,
+    holdings: np.ndarray,
+    trades: np.ndarray,
+    numbers: dict[str, float],
+    warnings: tuple[str, ...],
+    more: dict[str, Any],
+) -> ExecutionTrajectory:
+    place = order.place
+    p, law, m, size = place.params(), place.law(), place.multiplier, place.size
+    cost = numbers["expected_cost"]
+    n = len(trades)
+    given = {"alpha": place.near["alpha"], "eta_tilde": place.near["eta_tilde"]}
+    return ExecutionTrajectory(
+        timestamps=np.arange(n + 1, dtype=np.float64) * place.tau,
+        holdings=holdings,
+        trade_sizes=trades,
+        strategy_name=strategy,
+        total_cost_estimate=cost / size / p.price * 1e4,
+        risk_aversion=risk_aversion,
+        params={
+            **given,
+            **numbers,
+            "implied_price": float(implied_average_price(p.price / m, cost / m, size, order.side)),
+            **law,
+            "side": order.side,
+            "n_steps": n,
+            "horizon": n * place.tau if order.done else place.horizon,
+            **{name: getattr(p, name) for name in ("eta", "gamma", "sigma", "epsilon", "tau", "price")},
+            "cost_profile": order.cost_profile,
+            "volume_profile": None,
+            "limits": order.limits(),
+            "warnings": warnings,
+            **more,
+        },
+    )
