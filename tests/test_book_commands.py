@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from book_release import publish
+from book_release import market, publish
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -51,13 +60,11 @@ def test_frontier_and_compare_give_a_row_a_point(root: Path) -> None:
     assert len(frontier) == 6
     compared = json.loads(run(root, "compare", "ALPHA", "500", "--urgency", "2", *EVER, "--json").stdout)
     assert [row["strategy"] for row in compared] == ["almgren_chriss", "twap", "market_order"]
+    twap = json.loads(run(root, "schedule", "ALPHA", "480", "--strategy", "twap", *EVER, "--json").stdout)
+    assert [row["trade"] for row in twap] == [10.0] * 48
 
 
 def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Path) -> None:
-    from datetime import date
-
-    from book_release import market
-
     publish(tmp_path, "0" * 16, date(2026, 3, 2), markets=(market("ALPHA", sigma=0.8),))
     publish(tmp_path)
     found = pd.DataFrame(json.loads(run(tmp_path, "explain", "ALPHA", "--json").stdout)).set_index("name")
@@ -66,6 +73,65 @@ def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Pat
     assert found["low"]["sigma"] == pytest.approx(1 - 0.196)
     assert found["unit"]["eta"] == "price/(contract/day)"
     assert {"kappa", "decay_time", "expected_cost_bps", "grade", "method"} <= set(found.index)
+    assert (found["value"]["run_id"], found["before"]["run_id"]) == ("a" * 16, "0" * 16)
+    assert found["change_pct"]["sigma"] == pytest.approx(25.0)
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What a terminal 80 columns wide shows of each command, line by line."""
+    root = tmp_path_factory.mktemp("screens")
+    hours = np.random.default_rng(3).dirichlet(np.full(24, 2.0))
+    name = "KXPRESIDENT-2028-[WINNER]"
+    publish(root, "0" * 16, date(2026, 3, 2), markets=(market(name, "yes", sigma=0.8),))
+    publish(root, markets=(market(name, "yes", volume_profile=hours), market("GONE", status="refused", reason="stale")))
+    asked = {
+        "markets": [],
+        "schedule": [name, "1000", "--urgency", "2", *EVER],
+        "frontier": [name, "1000", "--points", "4", *EVER],
+        "compare": [name, "1000", "--urgency", "3", *EVER],
+        "explain": [name],
+    }
+    words = [[command, "--parquet", str(root), *rest] for command, rest in asked.items()]
+    each = "for words in json.loads(sys.argv[1]):\n    app(words, standalone_mode=False)\n    print('@@', flush=True)"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    code = f"import json, sys\nfrom tributary_opt.cli import app\n{each}"
+    env |= {"TERM": "xterm-256color"}
+    running = subprocess.Popen([sys.executable, "-c", code, json.dumps(words)], stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65_536)
+        except OSError:  # how Linux says that the other side has closed it
+            break
+        if not part:
+            break
+        seen += part
+    assert running.wait() == 0, seen.decode()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r", "")
+    return dict(zip(asked, [part.strip("\n").split("\n") for part in plain.split("@@")], strict=False))
+
+
+def test_a_terminal_of_80_columns_shows_whole_words(screens: dict[str, list[str]]) -> None:
+    assert len(screens) == 5
+    for command, lines in screens.items():
+        assert max(map(len, lines)) <= 80, command
+        assert not any("…" in line for line in lines), command
+    assert any("KXPRESIDENT-2028-[WINNER]" in line and "yes" in line for line in screens["markets"])
+    assert any("GONE" in line and "stale" in line for line in screens["markets"])
+    assert "not shown: " in " ".join(screens["markets"])
+    headings = " ".join(screens["compare"])
+    assert all(unit in headings for unit in ("cost [bps]", "± [bps]", "half-life [d]", "with the hours' volume"))
+    names = [line.split()[1] for line in screens["compare"] if line.startswith("│")]
+    assert names == ["almgren_chriss", "almgren_chriss_volume_time", "twap", "vwap", "market_order"]
+    assert sum(line.startswith("│") for line in screens["schedule"]) == 48
+    assert screens["schedule"][0].startswith("KXPRESIDENT-2028-[WINNER]: sell 1000 contracts by almgren_chriss")
+    sigma = next(line for line in screens["explain"] if line.strip().startswith("sigma "))
+    assert sigma.split()[:3] == ["sigma", "1", "price/day^0.5"]
+    assert "was 0.8, +25 %" in " ".join(" ".join(screens["explain"]).split())
 
 
 @pytest.mark.parametrize(
@@ -77,6 +143,12 @@ def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Pat
         (("schedule", "ALPHA", "1e9", "--urgency", "1", *EVER), "the grid's largest"),
         (("schedule", "ALPHA", "1", "--urgency", "1", "--max-age", "0.001"), "of trading old"),
         (("explain", "'; DROP TABLE x; --"), "no market"),
+        (("schedule", "ALPHA", "1", "--strategy", "pov", *EVER), "strategy must be one of"),
+        (("schedule", "ALPHA", "1", "--urgency", "1", "--max-participation", "2", *EVER), "0.1 is 10 % of the volume"),
+        (("schedule", "ALPHA", "4000", "--urgency", "1", "--max-participation", "0.001", *EVER), "shortest feasible"),
+        (("frontier", "ALPHA", "1", "--strategy", "twap", *EVER), "has no risk level"),
+        (("compare", "ALPHA", "1", "--decay-time", "0.0001", *EVER), "means an urgency of"),
+        (("markets", "--min-grade", "Z"), "a grade is one of A, B, C, D"),
     ],
 )
 def test_error_is_one_line_with_the_remedy(root: Path, words: tuple[str, ...], said: str) -> None:
@@ -103,3 +175,4 @@ def test_shell_completes_commands_and_market_ids(root: Path, monkeypatch: pytest
     assert "frontier" in completed("fron")
     assert "ALPHA" in completed("schedule AL")
     assert "BETA" not in completed("schedule AL")
+    assert "almgren_chriss_volume_time" in completed("schedule ALPHA 1 --strategy almgren_chriss_v")

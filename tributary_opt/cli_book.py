@@ -1,6 +1,7 @@
 """The reader's commands: `markets`, `schedule`, `frontier`, `compare`, `explain`, on the schedule book.
 
-Rich tables on a terminal, tab-separated when piped, `--json` and `--csv` where asked for.
+On a terminal the columns that fit it, in the order of their importance, with units; tab-separated when piped, `--json`
+and `--csv` where asked for: then every column.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +19,16 @@ import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from tributary_opt.schedule_book import BookError, ScheduleBook
 from tributary_opt.schedule_book.evidence import explain as evidence
+from tributary_opt.schedule_book.hull import BY_CLOCK, FIXED, OPTIMAL
 from tributary_opt.settings import Settings
 
 _out = Console()
+_err = Console(stderr=True)
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON, one object a row.")]
 _Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
@@ -39,6 +43,32 @@ _HalfLife = Annotated[float | None, typer.Option(help="Time at which half of the
 _DecayTime = Annotated[float | None, typer.Option(help="1/kappa [day].")]
 _Budget = Annotated[float | None, typer.Option("--cost-budget-bps", help="Expected cost [bps of arrival notional].")]
 _DoneBy = Annotated[tuple[float, float] | None, typer.Option(help="Share, and the time [day] at which it is done.")]
+_Strategy = Annotated[
+    str,
+    typer.Option(
+        help="almgren_chriss, almgren_chriss_volume_time, almgren_chriss_capped, twap, vwap or market_order.",
+        autocompletion=lambda incomplete: [name for name in (*OPTIMAL, *FIXED) if name.startswith(incomplete)],
+    ),
+]
+
+_LABELS = {
+    "market_id": "market",
+    "token_id": "token",
+    "adv": "adv [contracts]",
+    "sigma": "sigma [price/√d]",
+    "risk_aversion": "lambda [1/cur.]",
+    "urgency": "urgency",
+    "half_life": "half-life [d]",
+    "expected_cost_bps": "cost [bps]",
+    "cost_sd_bps": "± [bps]",
+    "lvar_bps": "L-VaR [bps]",
+    "first_slice_pct": "first slice [%]",
+    "cost_profile": "costed by",
+}
+"""What a terminal's heading says instead of a column's name."""
+_MARKETS_SHOWN = ("market_id", "token_id", "grade", "reason", "price", "adv", "sigma", "spread", "calendar", "method")
+_COSTS_SHOWN = ("strategy", "expected_cost_bps", "cost_sd_bps", "half_life", "first_slice_pct", "risk_aversion")
+_FRONTIER_SHOWN = ("urgency", "expected_cost_bps", "cost_sd_bps", "lvar_bps", "first_slice_pct", "risk_aversion")
 
 
 def complete_market(incomplete: str) -> list[str]:
@@ -67,13 +97,14 @@ def register(app: typer.Typer, refusals: Any) -> None:
     ) -> None:
         """List the markets of the current release."""
         with refusals(), _book(root) as book:
-            _show(book.markets(search, min_grade), as_json, as_csv)
+            _show(book.markets(search, min_grade), as_json, as_csv, first=_MARKETS_SHOWN)
 
     @app.command()
     def schedule(
         market: _Market,
         order_size: _Size,
         token: _Token = None,
+        strategy: _Strategy = BY_CLOCK,
         urgency: _Urgency = None,
         risk_aversion: _Lambda = None,
         half_life: _HalfLife = None,
@@ -97,6 +128,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
                 market,
                 order_size,
                 token_id=token,
+                strategy=strategy,
                 urgency=urgency,
                 risk_aversion=risk_aversion,
                 half_life=half_life,
@@ -121,16 +153,23 @@ def register(app: typer.Typer, refusals: Any) -> None:
         )
         p = t.params
         title = (
-            f"{market}: {order_size:g} contracts, {p['source']}, run {p['run_id']} as of {p['as_of']}, "
-            f"{t.total_cost_estimate:.3g} bps expected, half done after {p['half_life']:.3g} d"
+            f"{market}: {p['side']} {order_size:g} contracts by {t.strategy_name}\n"
+            f"{p['source']}, run {p['run_id']} as of {p['as_of']}, grade {p['grade']}, "
+            f"{p['age_hours']:.1f} h of trading old\n"
+            f"{t.total_cost_estimate:.4g} bps expected, half done after {p['half_life']:.3g} d"
         )
-        _show(slices, as_json, as_csv, title)
+        for said in p["warnings"]:
+            _err.print(f"warning: {said}", markup=False, highlight=False, soft_wrap=True)
+        unit = "day" if start is None else "UTC"
+        labels = {"time": f"time [{unit}]", "trade": "trade [contracts]", "left": "left [contracts]"}
+        _show(slices, as_json, as_csv, title, labels=labels)
 
     @app.command()
     def frontier(
         market: _Market,
         order_size: _Size,
         token: _Token = None,
+        strategy: _Strategy = BY_CLOCK,
         horizon: _Horizon = None,
         points: Annotated[int, typer.Option(min=2, max=1_000, help="Points beside TWAP.")] = 20,
         min_grade: _MinGrade = "C",
@@ -142,8 +181,10 @@ def register(app: typer.Typer, refusals: Any) -> None:
         """The efficient frontier of one order: the least expected cost for every risk."""
         with refusals(), _book(root) as book:
             limits: dict[str, Any] = {"min_grade": min_grade, "max_age": max_age}
-            found = book.frontier(market, order_size, token_id=token, horizon=horizon, n_points=points, **limits)
-        _show(found, as_json, as_csv)
+            limits |= {"token_id": token, "strategy": strategy, "horizon": horizon, "n_points": points}
+            found = book.frontier(market, order_size, **limits)
+            title = f"{market}: {order_size:g} contracts, run {book.run_id}"
+        _show(found, as_json, as_csv, title, first=_FRONTIER_SHOWN)
 
     @app.command()
     def compare(
@@ -153,6 +194,9 @@ def register(app: typer.Typer, refusals: Any) -> None:
         urgency: _Urgency = None,
         risk_aversion: _Lambda = None,
         half_life: _HalfLife = None,
+        decay_time: _DecayTime = None,
+        done_by: _DoneBy = None,
+        cost_budget_bps: _Budget = None,
         horizon: _Horizon = None,
         min_grade: _MinGrade = "C",
         max_age: _MaxAge = 36.0,
@@ -160,12 +204,15 @@ def register(app: typer.Typer, refusals: Any) -> None:
         as_json: _Json = False,
         as_csv: _Csv = False,
     ) -> None:
-        """The optimal schedule beside TWAP and a market order."""
+        """The optimal schedule beside TWAP, a market order and, where the hours are known, VWAP and volume time."""
         with refusals(), _book(root) as book:
             limits: dict[str, Any] = {"min_grade": min_grade, "max_age": max_age}
             risk: dict[str, Any] = {"urgency": urgency, "risk_aversion": risk_aversion, "half_life": half_life}
+            risk |= {"decay_time": decay_time, "done_by": done_by, "cost_budget_bps": cost_budget_bps}
             found = book.compare(market, order_size, token_id=token, horizon=horizon, **limits, **risk)
-        _show(found, as_json, as_csv)
+            costed = "with the hours' volume" if found["cost_profile"][0] == "volume" else "by the clock"
+            title = f"{market}: {order_size:g} contracts, run {book.run_id}, costed {costed}"
+        _show(found, as_json, as_csv, title, first=_COSTS_SHOWN)
 
     @app.command()
     def explain(
@@ -177,7 +224,11 @@ def register(app: typer.Typer, refusals: Any) -> None:
     ) -> None:
         """Why these numbers: source rows, statistics, parameters, kappa, cost, and the run before."""
         with refusals(), _book(root) as book:
-            _show(evidence(book, market, token), as_json, as_csv, f"{market}, run {book.run_id}")
+            found = evidence(book, market, token)
+        if as_json or as_csv or not sys.stdout.isatty():
+            _show(found, as_json, as_csv)
+        else:
+            _explain(market, found)
 
 
 @contextlib.contextmanager
@@ -193,7 +244,15 @@ def _book(root: Path | None) -> Iterator[ScheduleBook]:
             raise ValueError(str(error)) from None
 
 
-def _show(frame: pd.DataFrame, as_json: bool, as_csv: bool, title: str = "") -> None:
+def _show(
+    frame: pd.DataFrame,
+    as_json: bool,
+    as_csv: bool,
+    title: str = "",
+    *,
+    first: Sequence[str] = (),
+    labels: Mapping[str, str] = _LABELS,
+) -> None:
     if as_json and as_csv:
         raise typer.BadParameter("give one of --json and --csv")
     if as_json:
@@ -202,12 +261,51 @@ def _show(frame: pd.DataFrame, as_json: bool, as_csv: bool, title: str = "") -> 
     elif as_csv:
         typer.echo(frame.to_csv(index=False), nl=False)
     elif sys.stdout.isatty():
-        shown = Table(*map(escape, frame.columns), title=escape(title))
-        for row in frame.itertuples(index=False):
-            shown.add_row(*(escape(_text(value)) for value in row))
-        _out.print(shown)
+        _table(frame, title, first or list(frame.columns), labels)
     else:
         typer.echo(frame.to_csv(index=False, sep="\t"), nl=False)
+
+
+def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mapping[str, str]) -> None:
+    """The first columns of those named that fit the terminal, none of them cut short but the very first."""
+    _out.print(escape(title), highlight=False) if title else None
+    shown = Table()
+    room = _out.width - 1
+    chosen = [name for name in first if name in frame.columns]
+    for place, name in enumerate(chosen):
+        cells = [escape(_text(value)) for value in frame[name]]
+        heading = escape(labels.get(name, name))
+        room -= max([len(heading.replace("\\", "")), *map(len, cells)]) + 3
+        if room < 0 and place:
+            chosen = chosen[:place]
+            break
+        number = pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool
+        shown.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in frame[chosen].itertuples(index=False):
+        shown.add_row(*(escape(_text(value)) for value in row))
+    _out.print(shown)
+    if left := [name for name in frame.columns if name not in chosen]:
+        _out.print(f"[dim]not shown: {', '.join(left)} (--csv, --json, or pipe it)[/]", highlight=False)
+
+
+def _explain(market: str, found: pd.DataFrame) -> None:
+    """The chain of evidence as text: a line a quantity, what it means below it."""
+    _out.print(f"[bold]{escape(market)}[/]", highlight=False)
+    for stage, rows in found.groupby("stage", sort=False):
+        _out.print(f"\n[bold]{escape(str(stage))}[/]", highlight=False)
+        for row in rows.to_dict("records"):
+            said = {name: _text(value).removesuffix(" 00:00:00+00:00") for name, value in row.items()}
+            if not said["value"]:
+                continue
+            line = f"{said['name']:<16} {said['value']} {said['unit'].removeprefix('-')}".rstrip()
+            if said["low"] and said["high"]:
+                line += f"  (95 %: {said['low']} to {said['high']})"
+            line += f"  by {said['how']}" if said["how"] else ""
+            if said["before"] and row["before"] != row["value"]:
+                line += f"  was {said['before']}"
+                line += f", {row['change_pct']:+.3g} %" if said["change_pct"] else ""
+            _out.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
+            _out.print(Padding(f"[dim]{escape(said['meaning'])}[/]", (0, 0, 0, 6)), highlight=False)
 
 
 def _text(value: Any) -> str:
