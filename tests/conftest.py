@@ -30,8 +30,11 @@ def questdb_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="session")
 def questdb_server(questdb_settings: Settings) -> Iterator[QuestDBServer]:
-    """The run's own QuestDB, started once; dev mode allows tests to suspend a table."""
-    running = embedded.start(questdb_settings, {"QDB_DEV_MODE_ENABLED": "true"})
+    """The run's own QuestDB, started once; dev mode allows tests to suspend a table.
+
+    It does not sync to disk, which nobody needs who does not kill it: the servers of `test_crashes.py` do.
+    """
+    running = embedded.start(questdb_settings, {"QDB_DEV_MODE_ENABLED": "true", "QDB_CAIRO_COMMIT_MODE": "nosync"})
     try:
         yield running.server
     finally:

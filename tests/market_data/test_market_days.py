@@ -128,7 +128,7 @@ def of_server(db: QuestDB, table: str) -> pd.DataFrame:
 
 
 def test_every_column_of_a_sample_day_is_what_pandas_makes_of_the_raw_ticks(db: QuestDB) -> None:
-    markets = sample_markets(40, seed=3, first_day=MONDAY, n_days=2)
+    markets = sample_markets(40, seed=3, first_day=MONDAY, n_days=2, trades_per_day=500, snapshots_per_day=1_000)
     reference = reference_data(markets).assign(complement_token_id=None)  # folding: test_complements.py
     create(db)
     for sample in generate(markets, MONDAY, 2, seed=3, depth=False):
@@ -348,7 +348,7 @@ STRANGE = ["𝒳", "\uffee", "é", "a'b", "a;b", "a\\b", 'a"b', "a b", "😀" * 
 
 
 def load_crowd(db: QuestDB) -> None:
-    markets = sample_markets(40, seed=5, first_day=MONDAY, n_days=1)
+    markets = sample_markets(40, seed=5, first_day=MONDAY, n_days=1, trades_per_day=200, snapshots_per_day=400)
     (sample,) = generate(markets, MONDAY, 1, seed=5, depth=False)
     trades = [trade(at(MONDAY, f"10:0{i}:00"), m, 50.0 + i, 2.0, "buy") for m in STRANGE for i in range(3)]
     books = [book(at(MONDAY, f"10:0{i}:00"), m, 49.0 + i, 51.0 + i) for m in STRANGE for i in range(3)]
