@@ -40,9 +40,9 @@ def truths(rng: np.random.Generator, n: int) -> pd.DataFrame:
     liquid = np.log(volume * price) - np.log(volume * price).mean()
     diffusion = price * 0.02 * np.exp(-0.05 * liquid + 0.5 * rng.normal(size=n))
     spread = price * 1e-3 * np.exp(-0.1 * liquid + 0.5 * rng.normal(size=n))
-    # Flow explains 6e-5 of the variance of the thinnest market and 0.1 of the thickest's.
+    # Flow explains 2.5e-5 of the variance of the thinnest market (t = 0.5 in 30 days) and 0.1 of the thickest's.
     flow_sd = size * np.sqrt(1.9 * rate * BUCKETS)
-    response = 0.008 * (rate / 0.03) ** 0.7 * diffusion / flow_sd * np.exp(0.5 * rng.normal(size=n))
+    response = 0.005 * (rate / 0.03) ** 0.8 * diffusion / flow_sd * np.exp(0.5 * rng.normal(size=n))
     direct = 0.3 * response / BUCKETS * np.exp(0.5 * rng.normal(size=n))
     return pd.DataFrame(
         {"price": price, "rate": rate, "size": size, "volume": volume, "diffusion": diffusion, "spread": spread}
@@ -90,8 +90,11 @@ def day(rng: np.random.Generator, markets: pd.DataFrame, right: float) -> dict[s
 
 def tape(
     seed: int, n: int, n_days: int, right: float, price_unit: float = 1.0, size_unit: float = 1.0
-) -> tuple[pd.DataFrame, Measured]:
-    """Markets with their truth, and what a window of their tape shows, in units that make numbers so much larger."""
+) -> tuple[pd.DataFrame, Measured, pd.DataFrame]:
+    """Markets with their truth, what a window of their tape shows, and its market days as far as impact is concerned.
+
+    Prices and sizes are in units that make numbers larger by `price_unit` and `size_unit`.
+    """
     rng = np.random.default_rng(seed)
     markets = truths(rng, n)
     markets[["price", "diffusion", "spread", "response", "direct"]] *= price_unit
@@ -146,7 +149,7 @@ def tape(
     reference = ReferenceData(pd.DataFrame({"market_id": names, "token_id": "t", "kind": "price"})).of(statistics)
     measured = Measured(statistics, reference, pd.Series([end] * n), evidence)
     markets["sigma"] = np.sqrt(markets["diffusion"] ** 2 + markets["response"] ** 2 * flow_squared / n_days)
-    return markets, measured
+    return markets, measured, rows
 
 
 def judged(truth: pd.DataFrame, measured: Measured, found: pd.DataFrame) -> dict[str, float]:
@@ -186,7 +189,7 @@ def main() -> None:
             (1.0, {"signs right, as measured": None}),
             (RIGHT, {f"{told} as measured": None, f"{told} 0.9": RIGHT, f"{told} 1": 1.0}),
         ):
-            truth, measured = tape(seed, asked.markets, asked.days, right)
+            truth, measured, _ = tape(seed, asked.markets, asked.days, right)
             for said, accuracy in stated.items():
                 rules = CalibrationRules(method="tape", sign_accuracy=accuracy)
                 found = calibrate(measured, rules, slice_days=5 / 1440)

@@ -26,7 +26,7 @@ def test_intervals_hold_the_truth_where_a_tenth_of_the_aggressors_is_wrong_and_n
     Untold, the response would be 19 % too low and the direct cost 15 % too high (benchmarks).
     """
     n = 200
-    truth, measured = known_truth.tape(7, n, 15, 0.9)
+    truth, measured, _ = known_truth.tape(7, n, 15, 0.9)
     found = calibrate(measured, CalibrationRules(method="tape"), slice_days=5 / 1440)
     assert found["sign_accuracy"].mean() == pytest.approx(0.9, abs=0.005)
     for name, true in {

@@ -318,15 +318,23 @@ def _sign_accuracy(measured: Measured, rules: CalibrationRules) -> FloatArray:
     """Share of the aggressors that are right, shape (M,). [-]
 
     A wrong side turns a trade's half-spread around: given sides that are right with chance a show (2a - 1) times the
-    quoted spread as the effective one. Inferred sides were made from the quotes, which cannot test them.
+    quoted spread as the effective one. Less than two standard errors below 1 is no evidence against them. Inferred
+    sides were made from the quotes, which cannot test them.
     """
     s = measured.statistics
     if rules.sign_accuracy is not None:
         return np.full(len(s), rules.sign_accuracy)
     testable = s["side_method"].eq("given") & s["spread_source"].eq("time_weighted_quoted")
     testable &= s["n_trades"].ge(_TRADES_FOR_SIGNS)
-    seen = s["effective_spread"].to_numpy(dtype=float) / s["spread"].to_numpy(dtype=float)
-    return np.where(testable.to_numpy() & np.isfinite(seen), 0.5 + 0.5 * np.clip(seen, 0.0, 1.0), 1.0)
+    effective, spread, se, n = (
+        s[name].to_numpy(dtype=float) for name in ("effective_spread", "spread", "spread_se", "n_trades")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seen = np.clip(effective / spread, 0.0, 1.0)
+        # Var of a mean of signs with E = c, over trades whose squared sizes are about twice their squared mean.
+        error = np.hypot(seen * np.nan_to_num(se) / spread, np.sqrt(2.0 * (1.0 - seen**2) / n))
+        wrong = testable.to_numpy() & (seen < 1.0 - 2.0 * error)
+    return np.where(wrong, 0.5 + 0.5 * seen, 1.0)
 
 
 class _Signs:

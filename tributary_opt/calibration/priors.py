@@ -127,13 +127,14 @@ def _site(
 ) -> tuple[FloatArray, FloatArray]:
     """The normal likelihood (H, H·φ̂) that takes a market from what the others say to its posterior.
 
-    Orders never make the level less sure: where a skewed likelihood would, that direction of H is 0.
+    A skewed likelihood may leave a direction less sure than it was: H is then negative there, but by so little that
+    all markets together cannot take the prior away.
     """
     root = np.linalg.cholesky(others)
     inverse = np.linalg.inv(root)
     turned = inverse @ covariance @ np.swapaxes(inverse, 1, 2)
     value, axes = np.linalg.eigh(turned)
-    gain = np.maximum(1.0 / value - 1.0, 0.0)
+    gain = np.maximum(1.0 / value - 1.0, -0.5 / len(value))
     back = np.swapaxes(inverse, 1, 2) @ axes
     information = (back * gain[:, None, :]) @ np.swapaxes(back, 1, 2)
     shift = np.linalg.solve(covariance, (mean - expected)[..., None])[..., 0]
