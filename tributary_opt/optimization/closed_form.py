@@ -25,6 +25,7 @@ December 2000 version.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
@@ -58,6 +59,9 @@ _ROOT_EXPONENT_LIMIT = 1000
 # log(2) in two parts, so that i·log(2) is exact to twice the precision for |i| < 2^20.
 _LOG2_HIGH = 6.93147180369123816490e-01
 _LOG2_LOW = 1.90821492927058770002e-10
+# Fields of `LinearGrid` with a first axis of markets and a second of risk levels.
+_GRID_BY_LEVEL = ("remaining", "slices", "holdings", "expected_cost", "cost_variance", "risk_aversion", "kappa",
+                  "urgency", "decay_time", "half_life")  # fmt: skip
 # Elements per scratch array: three of them and the output share a 2 MiB level-2 cache (measured: half is 1.1x slower).
 _CHUNK_ELEMENTS = 65_536
 # A step shorter than this could put κ beyond the double range.
@@ -102,6 +106,11 @@ class LinearGrid:
     eta_tilde: FloatArray  #: η̃ (``paper``) or η (``midprice``), shape (M,). [currency·day/contract²]
     tau: FloatArray  #: step length, shape (M,). [day]
     status: NDArray[np.int8]  #: ``SolveStatus``, shape (M, L, S). [-]
+
+    def part(self, markets: slice) -> LinearGrid:
+        """Some of the markets, as views."""
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return LinearGrid(**{name: None if a is None else a[markets] for name, a in arrays.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -374,9 +383,6 @@ class _Market:
     epsilon: FloatArray
     tau: FloatArray
 
-    def part(self, rows: slice) -> _Market:
-        return _Market(self.eta[rows], self.gamma[rows], self.sigma[rows], self.epsilon[rows], self.tau[rows])
-
 
 @dataclass(frozen=True)
 class _Sums:
@@ -494,109 +500,109 @@ def solve_linear_grid(
     eta_, gamma_, sigma_, epsilon_, horizon_ = (np.broadcast_to(a, (m_count,)) for a in market)
     s_count, l_count = sizes.shape[1], level.shape[1]
 
+    by_level, by_size = (m_count, l_count), (m_count, l_count, s_count)
+    grid = LinearGrid(
+        remaining=_output("remaining", remaining, (*by_level, n + 1)),
+        slices=_optional_output("slices", slices, (*by_level, n)),
+        holdings=_optional_output("holdings", holdings, (*by_size, n + 1)),
+        expected_cost=np.empty(by_size),
+        cost_variance=np.empty(by_size),
+        risk_aversion=np.empty(by_level),
+        kappa=np.empty(by_level),
+        urgency=np.empty(by_level),
+        decay_time=np.empty(by_level),
+        half_life=np.empty(by_level),
+        eta_tilde=np.empty(m_count),
+        tau=np.empty(m_count),
+        status=np.empty(by_size, dtype=np.int8),
+    )
+    # A chunk at a time from its arguments to its status: arrays of all markets would be fresh pages, each time.
+    markets = max(1, _CHUNK_ELEMENTS // ((n + 1) * max(1, l_count)))
+    work = _Workspace(min(markets, m_count) * l_count, n)
+    for start in range(0, m_count, markets):
+        part = slice(start, min(start + markets, m_count))
+        given = (a[part] for a in (eta_, gamma_, sigma_, epsilon_, horizon_, sizes, level))
+        _fill_grid(grid.part(part), work, *given, urgent=urgency is not None, permanent=permanent)
+    return grid
+
+
+def _fill_grid(
+    grid: LinearGrid,
+    work: _Workspace,
+    eta: FloatArray,
+    gamma: FloatArray,
+    sigma: FloatArray,
+    epsilon: FloatArray,
+    horizon: FloatArray,
+    sizes: FloatArray,
+    level: FloatArray,
+    *,
+    urgent: bool,
+    permanent: Permanent,
+) -> None:
+    """Fill a chunk of markets; ``level`` (M, L) is their urgency where ``urgent``, else their risk aversion."""
+    n = grid.remaining.shape[-1] - 1
     # Refused rows are solved with harmless numbers and overwritten at the end.
-    bad_market = ~(_in_range(eta_) & _in_range(gamma_) & _in_range(sigma_) & _in_range(epsilon_) & _in_range(horizon_))
-    bad_market |= ~(horizon_ >= _SHORTEST_STEP * n)
-    eta_, horizon_ = np.where(bad_market, 1.0, eta_), np.where(bad_market, 1.0, horizon_)
-    gamma_, sigma_, epsilon_ = (np.where(bad_market, 0.0, a) for a in (gamma_, sigma_, epsilon_))
+    bad_market = ~(_in_range(eta) & _in_range(gamma) & _in_range(sigma) & _in_range(epsilon) & _in_range(horizon))
+    bad_market |= ~(horizon >= _SHORTEST_STEP * n)
+    eta, horizon = np.where(bad_market, 1.0, eta), np.where(bad_market, 1.0, horizon)
+    gamma, sigma, epsilon = (np.where(bad_market, 0.0, a) for a in (gamma, sigma, epsilon))
     bad_level = bad_market[:, np.newaxis] | ~_in_range(level)
     level = np.where(bad_level, 0.0, level)
     bad_size = ~(_in_range(sizes) & (sizes > 0))
     sizes = np.where(bad_size, 1.0, sizes)
 
-    tau = horizon_ / n
-    eta_tilde = effective_eta(eta_, gamma_, tau, permanent)
+    tau = horizon / n
+    eta_tilde = effective_eta(eta, gamma, tau, permanent)
     no_minimum = eta_tilde <= 0
     safe_eta = np.where(no_minimum, 1.0, eta_tilde)[:, np.newaxis]
-    if urgency is None:
-        step_decay = _step_decay(level, safe_eta, sigma_[:, np.newaxis], tau[:, np.newaxis])
-        lam, reachable = level.copy(), np.ones(level.shape, dtype=bool)
-    else:
+    if urgent:
         step_decay = level / n
-        lam, reachable = _risk_aversion(step_decay, safe_eta, sigma_[:, np.newaxis], tau[:, np.newaxis])
+        lam, reachable = _risk_aversion(step_decay, safe_eta, sigma[:, np.newaxis], tau[:, np.newaxis])
         lam[no_minimum] = np.nan
+    else:
+        step_decay = _step_decay(level, safe_eta, sigma[:, np.newaxis], tau[:, np.newaxis])
+        lam, reachable = level, np.ones(level.shape, dtype=bool)
     step_decay = np.where(no_minimum[:, np.newaxis], 0.0, step_decay)
 
-    remaining = _output("remaining", remaining, (m_count, l_count, n + 1))
-    held = _optional_output("holdings", holdings, (m_count, l_count, s_count, n + 1))
-    traded = _optional_output("slices", slices, (m_count, l_count, n))
-    expected_cost, variance = np.empty((m_count, l_count, s_count)), np.empty((m_count, l_count, s_count))
-    market_ = _Market(*(a[:, np.newaxis, np.newaxis] for a in (eta_, gamma_, sigma_, epsilon_, tau)))
-    half = _fill_grid(step_decay, sizes, market_, permanent, remaining, traded, held, expected_cost, variance)
-    half *= tau[:, np.newaxis]
+    shape = grid.remaining.reshape(step_decay.size, n + 1)
+    traded = None if grid.slices is None else grid.slices.reshape(step_decay.size, n)
+    found = work.fill(step_decay.ravel(), shape, traded)
+    trade_trade, held_held, half_steps = (a.reshape(*step_decay.shape, 1) for a in found)
+    # 2 Σ n_j x_j = 1 - Σ n_j². What cancels near 1 is below the rounding of (η/τ) Σ n_j², as γ/2 < η/τ there.
+    sums = _Sums(trade_trade, 0.5 * (1.0 - trade_trade), held_held)
+    market = _Market(*(a[:, np.newaxis, np.newaxis] for a in (eta, gamma, sigma, epsilon, tau)))
+    size = sizes[:, np.newaxis, :]
+    grid.expected_cost[...], grid.cost_variance[...] = _scaled_cost(sums, size, 1.0, market, permanent)
+    if grid.holdings is not None:
+        np.multiply(grid.remaining[:, :, np.newaxis, :], size[..., np.newaxis], out=grid.holdings)
+    np.multiply(half_steps[..., 0], tau[:, np.newaxis], out=grid.half_life)
     with np.errstate(over="ignore", divide="ignore"):
-        kappa = step_decay / tau[:, np.newaxis]  # beyond the range only for an urgency that no λ gives
-        kappa[np.isinf(kappa)] = np.nan
-        decay_time = tau[:, np.newaxis] / step_decay
-    grid_urgency = step_decay * n if urgency is None else np.where(no_minimum[:, np.newaxis], 0.0, level)
+        np.divide(step_decay, tau[:, np.newaxis], out=grid.kappa)  # infinite only for an urgency that no λ gives
+        np.divide(tau[:, np.newaxis], step_decay, out=grid.decay_time)
+    grid.kappa[np.isinf(grid.kappa)] = np.nan
+    grid.urgency[...] = np.where(no_minimum[:, np.newaxis], 0.0, level) if urgent else step_decay * n
+    grid.risk_aversion[...], grid.eta_tilde[...], grid.tau[...] = lam, eta_tilde, tau
 
-    status = np.full((m_count, l_count, s_count), SolveStatus.OK, dtype=np.int8)
+    status = grid.status
+    status[...] = SolveStatus.OK
     status[~reachable] = SolveStatus.RISK_AVERSION_OUT_OF_RANGE
-    too_large = ~np.isfinite(expected_cost)
-    too_large |= ~np.isfinite(variance)
+    too_large = ~(np.isfinite(grid.expected_cost) & np.isfinite(grid.cost_variance))
     if too_large.any():
         status[too_large] = SolveStatus.COST_OUT_OF_RANGE
-        expected_cost[too_large] = variance[too_large] = np.nan
+        grid.expected_cost[too_large] = grid.cost_variance[too_large] = np.nan
     status[no_minimum] = SolveStatus.TWAP_ETA_TILDE
     if bad_level.any():
         status[bad_level] = SolveStatus.BAD_INPUT
-        for array in (remaining, traded, held, expected_cost, variance, lam, kappa, grid_urgency, decay_time, half):
-            if array is not None:
+        for name in _GRID_BY_LEVEL:
+            if (array := getattr(grid, name)) is not None:
                 array[bad_level] = np.nan
+        grid.eta_tilde[bad_market] = grid.tau[bad_market] = np.nan
     if bad_size.any():
         status.transpose(0, 2, 1)[bad_size] = SolveStatus.BAD_INPUT
-        for costs in (held, expected_cost, variance):
+        for costs in (grid.holdings, grid.expected_cost, grid.cost_variance):
             if costs is not None:
                 np.moveaxis(costs, 2, 1)[bad_size] = np.nan
-    eta_tilde[bad_market] = np.nan
-    return LinearGrid(
-        remaining=remaining,
-        slices=traded,
-        holdings=held,
-        expected_cost=expected_cost,
-        cost_variance=variance,
-        risk_aversion=lam,
-        kappa=kappa,
-        urgency=grid_urgency,
-        decay_time=decay_time,
-        half_life=half,
-        eta_tilde=eta_tilde,
-        tau=np.where(bad_market, np.nan, tau),
-        status=status,
-    )
-
-
-def _fill_grid(
-    step_decay: FloatArray,
-    sizes: FloatArray,
-    market: _Market,
-    permanent: Permanent,
-    remaining: FloatArray,
-    slices: FloatArray | None,
-    holdings: FloatArray | None,
-    expected_cost: FloatArray,
-    variance: FloatArray,
-) -> FloatArray:
-    """Fill schedules, E and V of all markets a cache-sized chunk at a time; returns half-lives in steps, (M, L)."""
-    m_count, l_count = step_decay.shape
-    n = remaining.shape[-1] - 1
-    half = np.empty((m_count, l_count))
-    markets = max(1, _CHUNK_ELEMENTS // ((n + 1) * max(1, l_count)))
-    work = _Workspace(min(markets, m_count) * l_count, n)
-    for start in range(0, m_count, markets):
-        part = slice(start, min(start + markets, m_count))
-        k = step_decay[part]
-        shape = remaining[part].reshape(k.size, n + 1)
-        traded = None if slices is None else slices[part].reshape(k.size, n)
-        trade_trade, held_held, steps = (a.reshape(*k.shape, 1) for a in work.fill(k.ravel(), shape, traded))
-        # 2 Σ n_j x_j = 1 - Σ n_j². What cancels near 1 is below the rounding of (η/τ) Σ n_j², as γ/2 < η/τ there.
-        sums = _Sums(trade_trade, 0.5 * (1.0 - trade_trade), held_held)
-        size = sizes[part, np.newaxis, :]
-        expected_cost[part], variance[part] = _scaled_cost(sums, size, 1.0, market.part(part), permanent)
-        half[part] = steps[..., 0]
-        if holdings is not None:
-            np.multiply(remaining[part, :, np.newaxis, :], size[..., np.newaxis], out=holdings[part])
-    return half
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -605,12 +611,53 @@ def _fill_grid(
 
 
 class _Workspace:
-    """Scratch for a chunk of up to `rows` shapes of N steps; what it computes for a row depends on that row alone."""
+    """Scratch for a chunk of up to `rows` shapes of N steps; what it computes for a row depends on that row alone.
+
+    Where the processor has no wide exponential (before AVX-512), one costs as much as twenty products. So they are
+    taken at a few steps only: with i = a + bs, q^i = q^(bs) q^a, and 1 - q^i = (1 - q^(bs)) q^a + (1 - q^a), where
+    nothing cancels. Done twice, three times the cube root of N powers make all N.
+    """
 
     def __init__(self, rows: int, n_steps: int) -> None:
-        self._steps = -np.arange(n_steps + 1, dtype=float)[:, np.newaxis]  # -j
-        self._mirror = np.ascontiguousarray(2.0 * self._steps[::-1])  # -2(N - j)
-        self._arrays = tuple(_aligned((n_steps + 1) * rows) for _ in range(3))
+        self._n, points = n_steps, n_steps + 1
+        # An exponential of both kinds costs about as much as twenty rows of the products it saves.
+        radix = min(
+            range(2, 3 + math.isqrt(points)),
+            key=lambda r: 20 * (2 * r - points // -(r * r)) - points // -(r * r) * r * r,
+        )
+        counts = (radix, radix, -(points // -(radix**2)))
+        self._levels = [
+            stride * np.arange(count, dtype=float)[:, np.newaxis]
+            for stride, count in zip((1, radix, radix**2), counts, strict=True)
+        ]
+        self._arrays = tuple(_aligned(math.prod(counts) * rows) for _ in range(3))
+        self._small = tuple(_aligned(radix**2 * rows) for _ in range(2))
+
+    def _powers(self, k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """q^i and -(1 - q^(2i)) for i = 0..N (or some more), each (N + 1, B)."""
+        rows = len(k)
+        power, lost = np.ones((1, rows)), np.zeros((1, rows))
+        for level, steps in enumerate(self._levels):
+            each = steps * -k
+            further = np.ones(each.shape)
+            np.exp(each[1:], out=further[1:])
+            missing = np.zeros(each.shape)
+            if len(steps) > 1:
+                first = np.expm1(2.0 * each[1], out=missing[1])
+                twice = np.square(further[1])
+                for i in range(2, len(steps)):
+                    np.add(np.multiply(missing[i - 1], twice, out=missing[i]), first, out=missing[i])
+            shape = (len(steps), len(power), rows)
+            if level == 0:
+                power, lost = further, missing
+                continue
+            out = self._small if level == 1 else self._arrays
+            wider, lost_wider = (a[: math.prod(shape)].reshape(shape) for a in out[:2])
+            np.multiply(further[:, np.newaxis], power, out=wider)
+            np.multiply(missing[:, np.newaxis], np.square(power), out=lost_wider)
+            np.add(lost_wider, lost, out=lost_wider)
+            power, lost = wider.reshape(-1, rows), lost_wider.reshape(-1, rows)
+        return power, lost
 
     def fill(
         self, step_decay: FloatArray, remaining: FloatArray, slices: FloatArray | None
@@ -619,14 +666,14 @@ class _Workspace:
 
         Returns Σ n_j², Σ_{j>=1} x_j² and the half-life in steps, each (B,).
         """
-        n, rows = len(self._steps) - 1, len(step_decay)
-        decayed, mirrored, spare = (a[: (n + 1) * rows].reshape(n + 1, rows) for a in self._arrays)
+        n, rows = self._n, len(step_decay)
         k = np.minimum(np.maximum(step_decay, _SMALLEST_STEP_DECAY), _LARGEST_STEP_DECAY)
-        np.exp(np.multiply(k, self._steps, out=decayed), out=decayed)  # q^j
-        np.expm1(np.multiply(k, self._mirror, out=mirrored), out=mirrored)  # -(1 - q^(2(N-j)))
-
-        q = np.exp(-k)
-        common = np.expm1(-k) / mirrored[0]  # C = (1 - q) / (1 - q^(2N))
+        powers, lost = self._powers(k)
+        spare = self._arrays[2][: (n + 1) * rows].reshape(n + 1, rows)
+        decayed, mirrored, whole = powers[: n + 1], lost[n::-1], lost[n]  # q^j, -(1 - q^(2(N-j))), -(1 - q^(2N))
+        q = np.array(decayed[1])
+        common = lost[1] / (1.0 + q) / whole  # C = (1 - q) / (1 - q^(2N))
+        tail = 2.0 * n * (1.0 + q) * common * (decayed[n] * decayed[n - 1])
         if slices is not None:
             # q^(j-1) C (1 + q^(2(N-j)+1)), the bracket as (1 + q) - q (1 - q^(2(N-j))).
             traded = np.multiply(mirrored[1:], common * q, out=spare[:-1])
@@ -634,14 +681,13 @@ class _Workspace:
             np.multiply(traded, decayed[:-1], out=traded)
             np.copyto(slices, traded.T if n > 1 else 1.0)
         # Σ n_j² = tanh(k/2) (coth kN + N sinh k / sinh² kN), from eq. 20's companion for E, in the same exponentials.
-        tail = 2.0 * n * (1.0 + q) * common * np.exp(-(2 * n - 1) * k)
-        trade_trade = common / (1.0 + q) * ((2.0 + mirrored[0]) + tail) if n > 1 else np.ones(rows)
+        trade_trade = common / (1.0 + q) * ((2.0 + whole) + tail) if n > 1 else np.ones(rows)
 
         held = np.multiply(decayed, mirrored, out=decayed)
-        np.divide(held, mirrored[0], out=held)
+        np.divide(held, whole, out=held)
         held[0], held[-1] = 1.0, 0.0
         np.copyto(remaining, held.T)
-        held_held = _sum_steps(np.multiply(held[1:], held[1:], out=mirrored[:-1]))
+        held_held = _sum_steps(np.multiply(held[1:], held[1:], out=spare[:-1]))
         return trade_trade, held_held, _half_steps(held)
 
 
