@@ -109,8 +109,9 @@ class LinearGrid:
 
     def part(self, markets: slice) -> LinearGrid:
         """Some of the markets, as views."""
-        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return LinearGrid(**{name: None if a is None else a[markets] for name, a in arrays.items()})
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        views: dict[str, Any] = {name: None if a is None else a[markets] for name, a in arrays.items()}
+        return LinearGrid(**views)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -636,17 +637,18 @@ class _Workspace:
     def _powers(self, k: FloatArray) -> tuple[FloatArray, FloatArray]:
         """q^i and -(1 - q^(2i)) for i = 0..N (or some more), each (N + 1, B)."""
         rows = len(k)
-        power, lost = np.ones((1, rows)), np.zeros((1, rows))
+        power: FloatArray = np.ones((1, rows))
+        lost: FloatArray = np.zeros((1, rows))
         for level, steps in enumerate(self._levels):
             each = steps * -k
-            further = np.ones(each.shape)
+            further: FloatArray = np.ones(each.shape)
             np.exp(each[1:], out=further[1:])
             missing = np.zeros(each.shape)
             if len(steps) > 1:
-                first = np.expm1(2.0 * each[1], out=missing[1])
+                np.expm1(2.0 * each[1], out=missing[1])
                 twice = np.square(further[1])
                 for i in range(2, len(steps)):
-                    np.add(np.multiply(missing[i - 1], twice, out=missing[i]), first, out=missing[i])
+                    np.add(np.multiply(missing[i - 1], twice, out=missing[i]), missing[1], out=missing[i])
             shape = (len(steps), len(power), rows)
             if level == 0:
                 power, lost = further, missing
@@ -654,7 +656,8 @@ class _Workspace:
             out = self._small if level == 1 else self._arrays
             wider, lost_wider = (a[: math.prod(shape)].reshape(shape) for a in out[:2])
             np.multiply(further[:, np.newaxis], power, out=wider)
-            np.multiply(missing[:, np.newaxis], np.square(power), out=lost_wider)
+            squared = np.square(power, out=self._arrays[2][: power.size].reshape(power.shape))
+            np.multiply(missing[:, np.newaxis], squared, out=lost_wider)
             np.add(lost_wider, lost, out=lost_wider)
             power, lost = wider.reshape(-1, rows), lost_wider.reshape(-1, rows)
         return power, lost

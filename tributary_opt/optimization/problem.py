@@ -38,6 +38,7 @@ __all__ = [
     "Problem",
     "ScheduleCost",
     "convexity_limit",
+    "cost_of_steps",
     "default_permanent",
     "market_problem",
     "schedule_cost",
@@ -47,6 +48,8 @@ ImpactLaw = Literal["linear", "power"]
 
 #: Exponents k of the temporary impact that are solved.
 EXPONENT_RANGE = (0.3, 1.0)
+# Slices of 2^±this need no unit of their own: their squares are far from both ends of the range.
+_ORDINARY = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,22 +267,39 @@ def schedule_cost(problem: Problem, slices: ArrayLike, holdings: ArrayLike | Non
     traded = _steps_first(slices, shape)
     if (traded < 0).any():
         raise ValueError(f"slices must be >= 0, got {traded[traded < 0].flat[0]:g}")
-    # Fractions of a power of two: squares and powers stay in range whatever the size, and no bit is lost.
-    exponent = np.frexp(np.fmax.reduce(traded, axis=0))[1] - 1
-    exponent = np.where(np.isnan(traded).any(axis=0), 0, exponent)
-    traded = np.ldexp(traded, -exponent)
-    total, held = _held_after(traded)
+    held = None
     if holdings is not None:
         holdings = _floats("holdings", holdings)
         if holdings.shape[-1:] != (n_steps + 1,):
             raise ValueError(f"holdings must have a last axis of {n_steps + 1}, got shape {holdings.shape}")
-        steps = np.ldexp(_steps_first(holdings, (*shape[:-1], n_steps + 1)), -exponent)
-        total, held = steps[0], steps[1:]
-    one = np.ones(shape[:-1])
-    k, gamma, lam = (np.array(a * one, order="C") for a in (problem.exponent, problem.gamma, problem.risk_aversion))
+        held = _steps_first(holdings, (*shape[:-1], n_steps + 1))
     impact, spread, sd = (_steps_first(a, shape) for a in (problem.impact, problem.spread, problem.slice_sd))
     if problem.spread.strides[-1] == 0:
         spread = spread[0]
+    return cost_of_steps(problem, traded, held, impact, spread, sd)
+
+
+def cost_of_steps(
+    problem: Problem,
+    traded: FloatArray,
+    holdings: FloatArray | None,
+    impact: FloatArray,
+    spread: FloatArray,
+    sd: FloatArray,
+) -> ScheduleCost:
+    """`schedule_cost` with the steps first, of arrays that it may overwrite; ``spread`` without steps where shared."""
+    # Fractions of a power of two: squares and powers stay in range whatever the size. 1 where they do anyway.
+    exponent = np.frexp(np.fmax.reduce(traded, axis=0))[1] - 1
+    exponent = np.where(np.isnan(traded).any(axis=0) | (np.abs(exponent) <= _ORDINARY), 0, exponent)
+    if exponent.any():
+        traded = np.ldexp(traded, -exponent)
+        holdings = None if holdings is None else np.ldexp(holdings, -exponent)
+    if holdings is None:
+        total, held = _held_after(traded)
+    else:
+        total, held = holdings[0], holdings[1:]
+    one = np.ones(traded.shape[1:])
+    k, gamma, lam = (np.array(a * one, order="C") for a in (problem.exponent, problem.gamma, problem.risk_aversion))
     size = np.ldexp(1.0, exponent)
     found = _cost_of_steps(traded, held, total, size, impact, spread, sd, k, gamma, lam, problem.permanent)
     return ScheduleCost(*found)
@@ -332,11 +352,12 @@ def _cost_of_steps(
 
 def _power(traded: FloatArray, k: FloatArray) -> FloatArray:
     """n^(1+k), the square where k = 1: the branch depends on a problem's own k, never on its neighbours'."""
-    square = traded * traded
-    if (k == 1.0).all():
-        return square
+    linear = k == 1.0
+    if linear.all():
+        return traded * traded
     exponents = np.ascontiguousarray(np.broadcast_to(1.0 + k, traded.shape))
-    return np.where(k == 1.0, square, np.power(traded, exponents))
+    powers = np.power(traded, exponents, out=exponents)
+    return np.where(linear, traded * traded, powers) if linear.any() else powers
 
 
 def _steps_first(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -43,8 +43,16 @@ from tributary_opt.optimization.closed_form import (
     _floats,
     _in_range,
 )
-from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, schedule_cost
-from tributary_opt.optimization.riccati import CHUNK_ELEMENTS, RiccatiChunk, riccati, scaled_risk
+from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, cost_of_steps, schedule_cost
+from tributary_opt.optimization.riccati import (
+    CHUNK_ELEMENTS,
+    RiccatiChunk,
+    in_parts,
+    riccati,
+    scaled_risk,
+    steps_first,
+    turn,
+)
 
 __all__ = ["Method", "Solution", "kkt_residual", "replan", "solve", "solve_tracking"]
 
@@ -112,22 +120,26 @@ def solve(problem: Problem) -> Solution:
     method, sweeps = np.full(count, Method.RICCATI, dtype=np.int8), np.zeros(count, dtype=np.int16)
     status = np.zeros(count, dtype=np.int8)
     # One pass over the steps wants to stay in the cache, many passes want long rows: what is left is put together.
-    rows = max(1, min(count, CHUNK_ELEMENTS // (n + 1)))
-    linear, left = RiccatiChunk(rows, n), np.ones(count, dtype=bool)
+    left = np.ones(count, dtype=bool)
     if (problem.exponent == 1.0).any():
-        for start in range(0, count, rows):
-            part = slice(start, min(start + rows, count))
+        chunks = in_parts(count, max(1, CHUNK_ELEMENTS // (n + 1)))
+        linear = RiccatiChunk(max((len(range(count)[part]) for part in chunks), default=1), n)
+        for part in chunks:
             costs = tuple(array[part] for array in cost)
             left[part] = ~linear.solve(_flat(problem, part), slices[part], holdings[part], costs)
     others = np.flatnonzero(left)
-    rows = max(1, _CHUNK_ELEMENTS // n)
-    for start in range(0, len(others), rows):
-        part_ = others[start : start + rows]
-        whole = slice(start, start + rows) if len(others) == count else part_
+    for part in in_parts(len(others), max(1, _CHUNK_ELEMENTS // n)):
+        whole = part if len(others) == count else others[part]
         own = _flat(problem, whole)
-        found = _Chunk(own).solve()
-        slices[whole], holdings[whole], method[whole], sweeps[whole], status[whole] = found
-        spent = schedule_cost(own, found[0], found[1])
+        chunk = _Chunk(own)
+        traded, held, sweeps[whole] = chunk.solve()
+        method[whole], status[whole] = chunk.method, chunk.status
+        if isinstance(whole, slice):
+            turn(traded, slices[whole])
+            turn(held, holdings[whole])
+        else:
+            slices[whole], holdings[whole] = traded.T, held.T
+        spent = chunk.cost(traded, held)
         for array, name in zip(cost, ScheduleCost.__dataclass_fields__, strict=True):
             array[whole] = getattr(spent, name)
     return Solution(
@@ -278,53 +290,65 @@ class _Chunk:
     """Some problems of a batch, steps first, scaled to fractions of the order."""
 
     def __init__(self, own: Problem) -> None:
-        def steps(array: FloatArray) -> FloatArray:
-            return np.array(array.T, order="C")
-
         good = own.valid
-        self.n_steps = own.n_steps
+        self.own, self.n_steps = own, own.n_steps
         self.size = np.where(good, own.order_size, 1.0)
         self.k = np.where(good, own.exponent, 1.0)
         lam, gamma = np.where(good, own.risk_aversion, 0.0), np.where(good, own.gamma, 0.0)
-        impact, sd, spread, self.cap = (steps(a) for a in (own.impact, own.slice_sd, own.spread, own.cap))
+        impact, sd, spread, self.cap = (steps_first(a) for a in (own.impact, own.slice_sd, own.spread, own.cap))
+        # What costing needs, as given; what the solver works on is a copy where it differs.
+        self._costs = impact, spread, sd
         if not good.all():
             impact, sd, spread = (np.where(good, a, 0.0) for a in (impact, sd, spread))
             self.cap = np.where(good, self.cap, np.inf)
-        limit = np.full_like(self.cap, np.inf)
+        limit = np.broadcast_to(np.inf, self.cap.shape)
         if own.permanent == "paper" and (self.k < 1).any():
-            limit = np.where(good, steps(convexity_limit(own)), np.inf)
+            limit = np.where(good, steps_first(convexity_limit(own)), np.inf)
 
-        tradable = self.cap > 0
-        cheapest = np.where(tradable, impact, np.inf).min(axis=0)
-        no_minimum = ~(cheapest > 0) & tradable.any(axis=0)
-        uncapped = bool(np.isinf(self.cap).all())
-        # Without a minimum: the λ = 0 schedule of the same shape (a_j all of one sign), else equal slices.
-        one_sign = no_minimum & (np.where(tradable, impact, -1.0) < 0).all(axis=0)
+        tightest = self.cap.min(axis=0)
+        tradable: BoolArray | bool = True if tightest.min(initial=np.inf) > 0 else self.cap > 0
+        cheapest = np.where(tradable, impact, np.inf).min(axis=0) if tradable is not True else impact.min(axis=0)
+        no_minimum = ~(cheapest > 0)
+        if tradable is not True:
+            no_minimum &= np.asarray(tradable).any(axis=0)
+        one_sign = no_minimum
         if no_minimum.any():
+            # Without a minimum: the λ = 0 schedule of the same shape (a_j all of one sign), else equal slices.
+            one_sign = no_minimum & (np.where(tradable, impact, -1.0) < 0).all(axis=0)
             impact = np.where(one_sign, -impact, np.where(no_minimum, 1.0, impact))
-        lam, gamma = np.where(no_minimum, 0.0, lam), np.where(no_minimum, 0.0, gamma)
+            lam, gamma = np.where(no_minimum, 0.0, lam), np.where(no_minimum, 0.0, gamma)
         self.paper = (gamma > 0) & (self.k < 1) & (own.permanent == "paper")
-        beyond = self.paper & (np.where(tradable, np.minimum(self.size, self.cap), 0.0) > limit).any(axis=0)
-        if not uncapped:
+        beyond = self.paper
+        if self.paper.any():
+            beyond = self.paper & (np.where(tradable, np.minimum(self.size, self.cap), 0.0) > limit).any(axis=0)
+        if tradable is not True:
             impact = np.where(tradable, impact, np.inf)
-        reference = impact.min(axis=0)
+        reference = cheapest if tradable is True and not no_minimum.any() else impact.min(axis=0)
         reference = np.where(np.isfinite(reference) & (reference > 0), reference, 1.0)
 
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             self.cheapness = reference / impact  # a_ref / a_j, 0 where nothing trades
-            fraction = self.cap / self.size
-            self.fraction = np.where(fraction < 1, fraction, np.inf)
+            if (tightest == np.inf).all():
+                self.fraction = np.broadcast_to(np.inf, self.cap.shape)
+                room = np.full(self.size.shape, float(self.n_steps))
+            else:
+                self.fraction = self.cap / self.size
+                room = np.zeros(self.size.shape)
+                share = np.empty(self.size.shape)
+                for row in self.fraction:
+                    np.add(room, np.minimum(row, 1.0, out=share), out=room)
+                self.fraction[self.fraction >= 1] = np.inf
             unit = reference * np.power(self.size, self.k)
-            dearer = spread - np.where(tradable, spread, np.inf).min(axis=0)
-            self.dearer = np.where(tradable & (dearer > 0), dearer / unit, 0.0)
+            self.one_spread = own.spread.strides[-1] == 0
+            self.dearer = np.broadcast_to(0.0, self.cap.shape)
+            if not self.one_spread:
+                dearer = spread - np.where(tradable, spread, np.inf).min(axis=0)
+                self.dearer = np.where(tradable & (dearer > 0), dearer / unit, 0.0)
             self.bend = np.where(self.paper, gamma * np.power(self.size, 1.0 - self.k) / reference, 0.0)
-            self.turn = limit / self.size
+            self.turn = limit / self.size if self.paper.any() else limit
         self._sd, self._reference = sd, reference
         self.risk = self.risk_of(lam)
 
-        room = np.zeros(self.size.shape)
-        for row in np.minimum(fraction, 1.0):
-            room = room + row
         infeasible = ~(room >= 1.0 - self.n_steps * np.finfo(float).eps)
         self.full = room <= 1.0 + 4.0 * np.finfo(float).eps  # no more room than order: the caps are the schedule
         self.status = np.select(
@@ -339,54 +363,65 @@ class _Chunk:
         return scaled_risk(self._sd, lam, np.power(self.size, 1.0 - self.k), self._reference)
 
     def _methods(self, refused: BoolArray) -> NDArray[np.int8]:
-        free = np.isinf(self.fraction) | (self.cheapness == 0)
-        uncapped, one_spread = free.all(axis=0), (self.dearer == 0).all(axis=0)
-        constant = (self.cheapness == 1).all(axis=0) & (self.risk == self.risk[0]).all(axis=0) & uncapped
-        riskless = (self.risk[:-1] == 0).all(axis=0)
-        linear = (self.k == 1) & uncapped & one_spread
+        linear, constant = self.k == 1, np.zeros(len(self.k), dtype=bool)
+        if linear.any():
+            linear &= (np.isinf(self.fraction) | (self.cheapness == 0)).all(axis=0)
+            linear &= self.one_spread or (self.dearer == 0).all(axis=0)
+            constant = linear & (self.cheapness == 1).all(axis=0) & (self.risk == self.risk[0]).all(axis=0)
+        riskless = self.risk[:-1].max(axis=0, initial=0.0) == 0
         return np.select(
-            [refused, linear & constant, riskless | self.full, linear],
+            [refused, constant, riskless | self.full, linear],
             [Method.REFUSED, Method.CLOSED_FORM, Method.WATER_FILLING, Method.RICCATI],
             Method.SHOOTING,
         ).astype(np.int8)
 
-    def solve(self) -> tuple[FloatArray, FloatArray, NDArray[np.int8], NDArray[np.int16], NDArray[np.int8]]:
-        """Slices (B, N), holdings (B, N + 1), methods, sweeps and statuses."""
+    def solve(self) -> tuple[FloatArray, FloatArray, NDArray[np.int16]]:
+        """Slices (N, B), holdings (N + 1, B) and sweeps."""
         count, n = len(self.size), self.n_steps
-        slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
+        slices, holdings = np.empty((n, count)), np.empty((n + 1, count))
         sweeps = np.zeros(count, dtype=np.int16)
         for how in Method:
             rows = np.flatnonzero(self.method == how)
             if not len(rows):
                 continue
             if how == Method.REFUSED:
-                slices[rows] = holdings[rows] = np.nan
+                slices[:, rows] = holdings[:, rows] = np.nan
                 continue
-            size = self.size[rows, np.newaxis]
             if how == Method.CLOSED_FORM:
                 remaining, traded = np.empty((len(rows), n + 1)), np.empty((len(rows), n))
                 root = np.sqrt(self.risk[0, rows])
                 decay = np.where(root > 0, 2.0 * np.arcsinh(0.5 * root), _SMALLEST_STEP_DECAY)
                 _fill_shapes(decay, remaining, traded)
-                slices[rows], holdings[rows] = size * traded, size * remaining
+                slices[:, rows], holdings[:, rows] = self.size[rows] * traded.T, self.size[rows] * remaining.T
                 continue
-            held = np.zeros((n + 1, len(rows)))
+            whole = slice(None) if len(rows) == count else rows
+            size, held = self.size[whole], np.zeros((n + 1, len(rows)))
             if how == Method.RICCATI:  # slices without volume among them: `RiccatiChunk` has done the others
-                parts = np.empty((n, len(rows)))
-                exponent = np.frexp(self.size[rows])[1] - 1
-                riccati(self.cheapness[:, rows], self.risk[:, rows], np.ldexp(self.size[rows], -exponent), parts, held)
-                slices[rows], holdings[rows] = (np.ldexp(a, exponent).T for a in (parts, held))
+                shares = np.empty((n, len(rows)))
+                exponent = np.frexp(size)[1] - 1
+                unit = np.ldexp(size, -exponent)
+                riccati(self.cheapness[:, rows], self.risk[:, rows], unit, shares, held, dry=True)
+                slices[:, rows], holdings[:, rows] = (np.ldexp(a, exponent) for a in (shares, held))
                 continue
-            parts, sweeps[rows] = self._shoot(rows, how == Method.WATER_FILLING)
+            shares, sweeps[whole] = self._shoot(rows, how == Method.WATER_FILLING)
             for j in range(n - 1, -1, -1):
-                np.add(held[j + 1], parts[j], out=held[j])
+                np.add(held[j + 1], shares[j], out=held[j])
             np.minimum(held, 1.0, out=held)
             held[0] = 1.0
-            cap = self.cap[:, rows].T
-            capped = parts.T >= self.fraction[:, rows].T
-            slices[rows] = np.minimum(np.where(capped, cap, size * parts.T), cap)
-            holdings[rows] = size * held.T
-        return slices, holdings, self.method, sweeps, self.status
+            cap, fraction = self.cap[:, whole], self.fraction[:, whole]
+            capped = shares >= fraction
+            np.multiply(size, shares, out=shares)
+            np.copyto(shares, cap, where=capped)
+            slices[:, whole] = np.minimum(shares, cap, out=shares)
+            holdings[:, whole] = np.multiply(size, held, out=held)
+        return slices, holdings, sweeps
+
+    def cost(self, slices: FloatArray, holdings: FloatArray) -> ScheduleCost:
+        """`schedule_cost` of schedules as `solve` gives them, once; from then on the chunk is of no more use."""
+        own = self.own
+        impact, spread, sd = self._costs
+        level = spread[0] if self.one_spread else spread
+        return cost_of_steps(own, slices.copy(), holdings.copy(), impact, level, sd)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Everything else
@@ -417,14 +452,16 @@ class _Chunk:
             total, slope, clipped = shot.sweep(level)
             error = total - 1.0
             following, stuck = search.next(level, total, slope, clipped)
-            near = (np.abs(error) <= _CLOSE) & ~clipped
-            crossing = shot.crossing(error, slope, near)
-            done = (near & ~crossing) | (np.abs(error) <= 2e-16 * n) | stuck
+            close = np.abs(error) <= _CLOSE
+            ends = shot.ends(np.flatnonzero(close), error, slope)
+            near = close & ~clipped
+            near[ends.rows[ends.crossing]] = False
+            done = near | (np.abs(error) <= 2e-16 * n) | stuck
             if done.any():
                 sweeps[rows_left[place[done]]] = sweep
-                unmet = np.flatnonzero(done & (np.abs(error) > _CLOSE))
-                met = done & (np.abs(error) <= _CLOSE)
-                parts[:, rows_left[place[met]]] = shot.finish(met, slope)
+                unmet = np.flatnonzero(done & ~close)
+                met = done[ends.rows]
+                parts[:, rows_left[place[ends.rows[met]]]] = ends.finish(met)
                 coarse.append((rows_left[place[unmet]], search.low[unmet], search.high[unmet]))
                 keep = np.flatnonzero(~done)
                 if not len(keep):
@@ -480,11 +517,14 @@ class _Chunk:
                 total, slope, clipped = shot.sweep(level)
                 error = total - 1.0
                 following, stuck = search.next(level, total, slope, clipped)
-                near = (np.abs(error) <= _CLOSE) & ~clipped
-                met = going & ((near & ~shot.crossing(error, slope, near)) | (np.abs(error) <= 2e-16 * n))
+                close = np.abs(error) <= _CLOSE
+                ends = shot.ends(np.flatnonzero(close), error, slope)
+                near = close & ~clipped
+                near[ends.rows[ends.crossing]] = False
+                met = going & (near | (np.abs(error) <= 2e-16 * n))
                 sweeps[place[going]] += 1
                 if met.any():
-                    parts[:, place[met]] = shot.finish(met, slope)
+                    parts[:, place[met]] = ends.finish(met[ends.rows])
                     done |= met
                 halted = going & stuck & ~met
                 lows[halted], highs[halted] = search.low[halted], search.high[halted]
@@ -575,7 +615,7 @@ class _Shot:
         self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, all_rows]
         self.cap = np.where(self.ease > 0, chunk.fraction[:, all_rows], 0.0)
         self.dearer = chunk.dearer[:, all_rows]
-        self.one_spread = not self.dearer.any()
+        self.one_spread = chunk.one_spread or not self.dearer.any()
         self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
         self.bent = bool(chunk.paper[rows].any())
         self.riskless = riskless
@@ -736,22 +776,43 @@ class _Shot:
             (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
         )
 
-    def crossing(self, error: FloatArray, slope: FloatArray, near: BoolArray) -> BoolArray:
-        """Where the finishing step would carry a slice across its cap or below 0."""
-        found = np.zeros(len(error), dtype=bool)
-        rows = np.flatnonzero(near)
-        if len(rows):
-            shift = self.slopes[:, rows] * (error[rows] / np.where(slope[rows] > 0, slope[rows], 1.0))
-            after = self.whole_path()[:, rows] - shift
-            found[rows] = ((after > self.cap[:, rows]) | (after < 0)).any(axis=0)
-        return found
+    def ends(self, rows: IntArray, error: FloatArray, slope: FloatArray) -> _Ends:
+        """The paths of some, near the end of the search."""
+        if len(rows) == len(self.k):
+            path, slopes, cap = self.whole_path(), self.slopes, self.cap
+        else:
+            path, slopes, cap = (np.take(a, rows, axis=1) for a in (self.path, self.slopes, self.cap))
+            if self.tail.size:
+                path += np.take(self.tail, rows, axis=1)
+        return _Ends(rows, path, slopes, cap, error[rows], slope[rows])
 
-    def finish(self, done: BoolArray, slope: FloatArray) -> FloatArray:
-        """The path of those that are done, moved onto Σ = 1 along its own derivative."""
-        rows = np.flatnonzero(done)
-        path, slopes, cap = self.whole_path()[:, rows], self.slopes[:, rows], self.cap[:, rows]
-        path = path + slopes * _missing(path, slope[rows])
-        path = np.minimum(np.maximum(path, 0.0), cap)
+
+class _Ends:
+    """Paths that nearly add up to the order, with their derivatives."""
+
+    def __init__(
+        self,
+        rows: IntArray,
+        path: FloatArray,
+        slopes: FloatArray,
+        cap: FloatArray,
+        error: FloatArray,
+        slope: FloatArray,
+    ) -> None:
+        self.rows, self.path, self.slopes, self.cap, self.slope = rows, path, slopes, cap, slope
+        after = slopes * (error / np.where(slope > 0, slope, 1.0))
+        np.subtract(path, after, out=after)
+        #: Where the finishing step would carry a slice across its cap or below 0.
+        self.crossing = (after > cap).any(axis=0) | (after.min(axis=0) < 0)
+
+    def finish(self, which: BoolArray) -> FloatArray:
+        """The paths of some, moved onto Σ = 1 along their own derivatives."""
+        path, slopes, cap, slope = self.path, self.slopes, self.cap, self.slope
+        if not which.all():
+            path, slopes, cap = (np.compress(which, a, axis=1) for a in (path, slopes, cap))
+            slope = slope[which]
+        path = path + slopes * _missing(path, slope)
+        np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
         return _closed_sum(path, np.where(path < cap, path, 0.0), 1)
 
 
