@@ -39,6 +39,7 @@ _REFUSED = (
     SolveStatus.BAD_INPUT,
     SolveStatus.INFEASIBLE,
     SolveStatus.BEYOND_CONVEXITY,
+    SolveStatus.NOT_CONVERGED,
     # An urgency that no λ in the double range gives has none to store.
     SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
 )

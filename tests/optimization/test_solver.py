@@ -274,6 +274,26 @@ def test_beyond_convexity_and_without_room_are_statuses() -> None:
     assert solve(market_problem(60_000.0, 0.01, gamma=0.01, cap=5_000.0, **law)).status == SolveStatus.INFEASIBLE
 
 
+@pytest.mark.parametrize("kind", ["power law, capped", "everything", "no risk"])
+def test_search_stopped_by_its_limit_refuses_that_problem_alone(kind: str) -> None:
+    problems = random_problems(np.random.default_rng(11), 200, 6, **KINDS[kind])
+    whole = solve(problems)
+    limit = int(np.median(whole.sweeps))
+    stopped = solve(problems, most_sweeps=limit)
+    lost = stopped.status == SolveStatus.NOT_CONVERGED
+    assert lost.any()
+    np.testing.assert_array_equal(lost[whole.sweeps <= limit], False)
+    assert (stopped.method[lost] == Method.REFUSED).all()
+    for array in (stopped.slices, stopped.holdings):
+        assert np.isnan(array[lost]).all()
+    assert np.isnan(stopped.cost.expected_cost[lost]).all()
+    assert np.isnan(stopped.cost.cost_variance[lost]).all()
+    np.testing.assert_array_equal(stopped.slices[~lost], whole.slices[~lost])
+    np.testing.assert_array_equal(stopped.cost.expected_cost[~lost], whole.cost.expected_cost[~lost])
+    with pytest.raises(ValueError, match="most_sweeps must be >= 1"):
+        solve(problems, most_sweeps=0)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 48, 500])
 def test_whole_range(n: int) -> None:
     """m over 600 orders of magnitude, any units, caps, no risk: sound, and the same alone as in a batch."""

@@ -123,7 +123,7 @@ def schedule_order(
     profile = None if volume is None else _shares(volume, order.n_steps)[0]
     problem = order.problem(lam, profile, np.where(np.isfinite(caps), caps, np.inf))
     found = _within(problem, caps, limits)
-    if found.best.status == SolveStatus.BEYOND_CONVEXITY:
+    if found.best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
         return order.solved(found.problem, found.best, risk_aversion=lam)
     return order.scheduled(
         None,

@@ -68,7 +68,6 @@ _OVERSHOOT = 1e60
 _STEEPEST = 1e290
 # |x_0/X - 1| at which one linear step of every slice finishes the problem: what it leaves is the square of this.
 _CLOSE = 1e-9
-_MOST_SWEEPS = 200
 # Neighbouring doubles of log p change a slice by less than this share of it: more, and its price is not resolved.
 _RESOLVED = 1e-12
 # A slice at the floor's price, 1e-290 of the order or so, is one that does not trade.
@@ -97,12 +96,14 @@ class Solution:
     status: NDArray[np.int8]  #: `SolveStatus`, shape (...). [-]
 
 
-def solve(problem: Problem) -> Solution:
+def solve(problem: Problem, *, most_sweeps: int = 200) -> Solution:
     """Optimal schedule of every problem of a batch.
 
     Parameters
     ----------
     problem : Problem
+    most_sweeps : int
+        Backward sweeps after which one search is given up; the longest known takes a quarter of 200. [-]
 
     Returns
     -------
@@ -111,8 +112,16 @@ def solve(problem: Problem) -> Solution:
         4 units of rounding (within N of them where the caps themselves add up to no more). Status
         ``INFEASIBLE``: Σ c_j < X(1 - N eps). ``BEYOND_CONVEXITY``: power law under ``paper`` with room for a slice
         beyond `convexity_limit`. ``TWAP_ETA_TILDE``: an a_j <= 0 leaves no minimum; the schedule is that of λ = 0.
-        ``BAD_INPUT``: a number out of range.
+        ``BAD_INPUT``: a number out of range. ``NOT_CONVERGED``: stopped by ``most_sweeps``. What is refused is NaN and
+        costs the others nothing.
+
+    Raises
+    ------
+    ValueError
+        For ``most_sweeps`` < 1.
     """
+    if most_sweeps < 1:
+        raise ValueError(f"most_sweeps must be >= 1, got {most_sweeps}")
     shape, n = problem.shape, problem.n_steps
     count = int(np.prod(shape))
     slices, holdings = np.empty((count, n)), np.empty((count, n + 1))
@@ -131,7 +140,7 @@ def solve(problem: Problem) -> Solution:
     for part in in_parts(len(others), max(1, _CHUNK_ELEMENTS // n)):
         whole = part if len(others) == count else others[part]
         own = _flat(problem, whole)
-        chunk = _Chunk(own)
+        chunk = _Chunk(own, most_sweeps)
         traded, held, sweeps[whole] = chunk.solve()
         method[whole], status[whole] = chunk.method, chunk.status
         if isinstance(whole, slice):
@@ -289,7 +298,8 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
 class _Chunk:
     """Some problems of a batch, steps first, scaled to fractions of the order."""
 
-    def __init__(self, own: Problem) -> None:
+    def __init__(self, own: Problem, most_sweeps: int = 1) -> None:
+        self.most_sweeps = most_sweeps
         good = own.valid
         self.own, self.n_steps = own, own.n_steps
         self.size = np.where(good, own.order_size, 1.0)
@@ -414,6 +424,10 @@ class _Chunk:
             np.copyto(shares, cap, where=capped)
             slices[:, whole] = np.minimum(shares, cap, out=shares)
             holdings[:, whole] = np.multiply(size, held, out=held)
+            lost = rows[np.isnan(shares).any(axis=0)]
+            if len(lost):
+                slices[:, lost] = holdings[:, lost] = np.nan
+                self.status[lost], self.method[lost] = SolveStatus.NOT_CONVERGED, Method.REFUSED
         return slices, holdings, sweeps
 
     def cost(self, slices: FloatArray, holdings: FloatArray) -> ScheduleCost:
@@ -448,7 +462,7 @@ class _Chunk:
         search = _Search(shot.floor(), np.log(shot.most), shot.pole)
         coarse: list[tuple[IntArray, FloatArray, FloatArray]] = []
         place = np.arange(len(rows_left))  # where in rows_left each problem still being solved belongs
-        for sweep in range(1, _MOST_SWEEPS + 1):
+        for sweep in range(1, self.most_sweeps + 1):
             total, slope, clipped = shot.sweep(level)
             error = total - 1.0
             following, stuck = search.next(level, total, slope, clipped)
@@ -470,10 +484,11 @@ class _Chunk:
                 search.keep(keep)
                 place, following = place[keep], following[keep]
             level = following
-        else:  # bisection alone halves the bracket to nothing in fewer sweeps than these
-            raise AssertionError(f"{len(place)} problems did not converge")
-        again, low, high = (np.concatenate(a) for a in zip(*coarse, strict=True))
-        if len(again):
+        else:
+            sweeps[rows_left[place]] = self.most_sweeps
+            parts[:, rows_left[place]] = np.nan
+        if any(len(c[0]) for c in coarse):
+            again, low, high = (np.concatenate(a) for a in zip(*coarse, strict=True))
             parts[:, again], more = self._shoot_in_parts(rows[again], riskless, low, high)
             sweeps[again] += more
         return parts, sweeps
@@ -513,7 +528,7 @@ class _Chunk:
             going = np.ones(len(place), dtype=bool)
             done = np.zeros(len(place), dtype=bool)
             level = np.minimum(np.maximum(level, floor), search.ceiling)
-            for _ in range(_MOST_SWEEPS):
+            for _ in range(self.most_sweeps):
                 total, slope, clipped = shot.sweep(level)
                 error = total - 1.0
                 following, stuck = search.next(level, total, slope, clipped)
@@ -532,7 +547,8 @@ class _Chunk:
                 if not going.any():
                     break
                 level = np.where(going, following, level)
-            keep = np.flatnonzero(~done)
+            parts[:, place[going]] = np.nan  # stopped by the limit
+            keep = np.flatnonzero(~(done | going))
             if not len(keep):
                 return parts, sweeps
             shot.keep(keep)
@@ -541,7 +557,8 @@ class _Chunk:
             below = shot.whole_path()
             shot.sweep(highs[keep])
             above = shot.whole_path()
-        raise AssertionError(f"{len(place)} problems did not converge")
+        parts[:, place] = np.nan
+        return parts, sweeps
 
 
 class _Search:

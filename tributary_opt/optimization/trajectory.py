@@ -244,6 +244,9 @@ class _Order:
                 f'order of {self.size:g} has room for more: take permanent="midprice", or cap the slices'
             )
             return self.refused(risk_aversion, [fault], status)
+        if status == SolveStatus.NOT_CONVERGED:
+            fault = f"no schedule was found in {int(solution.sweeps)} sweeps: the order has none that can be trusted"
+            return self.refused(risk_aversion, [fault], status)
         warnings = list(more.pop("warnings", ()))
         if status == SolveStatus.TWAP_ETA_TILDE:
             assert self.params is not None
