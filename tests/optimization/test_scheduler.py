@@ -103,7 +103,10 @@ def test_lots_are_the_best_of_all_whole_schedules() -> None:
         assert t.params["remainder"] == 0.5
         assert t.holdings[-1] == 0.5
         assert t.params["rounding_cost"] >= 0
-        assert not t.params["rounding_cost"] > t.params["greedy_rounding_cost"] * (1 + 1e-9)
+        if t.params["greedy_rounding_cost"] is None:
+            assert "slice" in t.params["greedy_refused"]
+        else:
+            assert t.params["rounding_cost"] <= t.params["greedy_rounding_cost"] * (1 + 1e-9)
 
 
 @settings(max_examples=25, deadline=None)
@@ -149,7 +152,72 @@ def test_every_limit_is_kept(
         assert 0 <= t.params["remainder"] < lot
         np.testing.assert_array_equal(np.array(t.params["lots"]) * lot, t.trade_sizes)
     assert t.params["rounding_cost"] >= -1e-12 * t.params["optimum_cost"]
-    assert not t.params["rounding_cost"] > t.params["greedy_rounding_cost"] + 1e-12 * t.params["optimum_cost"]
+    assert (t.params["greedy_rounding_cost"] is None) == (t.params["greedy_refused"] is not None)
+
+
+def greedy_by_hand(wanted: np.ndarray, lot: float, lots: int) -> list[int]:
+    """Nearest whole lot of what the optimum has done so far, one slice after the other."""
+    done, sent = 0.0, []
+    for n in wanted[:-1]:
+        done += n / lot
+        sent.append(round(done) - sum(sent))
+    return [*sent, lots - sum(sent)]
+
+
+_PROFILES = st.sampled_from([None, [1.0], [1.0, 3.0, 2.0], [5.0, 1.0, 1.0, 4.0]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(3, 4000),
+    st.integers(2, 12),
+    st.floats(-9, -3),
+    st.sampled_from([1.0, 0.1, 7.0]),
+    st.sampled_from([None, 0.2]),
+    st.sampled_from([None, 1.5, 4.0]),
+    _PROFILES,
+    st.sampled_from(["linear", "power"]),
+)
+def test_rounding_costs_at_most_that_of_rounding_slice_by_slice(
+    lots: int,
+    n: int,
+    log_lam: float,
+    lot: float,
+    least: float | None,
+    room: float | None,
+    weights: list[float],
+    law: str,
+) -> None:
+    size, lam = lots * lot, 10.0**log_lam
+    market = {"impact_law": law, "volume_profile": None if weights is None else np.resize(weights, n)}
+    limits = {"max_slice": room and math.ceil(lots / n * room) * lot, "min_slice": least and size / n * least}
+    try:
+        t = schedule_order(size, n, PAPER, lam, lot_size=lot, **limits, **market)  # type: ignore[arg-type]
+    except InfeasibleSchedule:
+        return
+    optimum = schedule_order(size, n, PAPER, lam, max_slice=limits["max_slice"], **market)  # type: ignore[arg-type]
+    greedy = greedy_by_hand(optimum.trade_sizes, lot, lots)
+    cap = lots if limits["max_slice"] is None else round(limits["max_slice"] / lot)
+    fewest = 0 if limits["min_slice"] is None else limits["min_slice"] / lot * (1 - 1e-12)
+    feasible = all(0 <= v <= cap and (v == 0 or v >= fewest) for v in greedy)
+    assert (t.params["greedy_refused"] is None) == feasible
+    if not feasible:
+        assert t.params["greedy_rounding_cost"] is None
+        assert "slice" in t.params["greedy_refused"]
+        return
+    order = _Order.checked("x", size, n, PAPER, None, "sell", law)  # type: ignore[arg-type]
+    problem = order.problem(lam, None if weights is None else np.resize(weights, n) / np.resize(weights, n).sum())
+    by_hand = float(schedule_cost(problem, np.array(greedy) * lot).objective) - t.params["optimum_cost"]
+    unit = 1e-12 * t.params["optimum_cost"]
+    assert t.params["greedy_rounding_cost"] == pytest.approx(by_hand, rel=1e-9, abs=unit)
+    assert -unit <= t.params["rounding_cost"] <= by_hand + unit
+
+
+def test_greedy_rounding_that_breaks_a_limit_is_refused_in_words() -> None:
+    assert "no lot_size" in schedule_order(1000, 5, PAPER, 1e-6, min_slice=150).params["greedy_refused"]
+    short = schedule_order(10, 8, PAPER, 0.0, lot_size=1.0, min_slice=2.0).params
+    assert short["greedy_rounding_cost"] is None
+    assert "less than the 2 of min_slice" in short["greedy_refused"]
 
 
 def test_strategy_class() -> None:

@@ -91,7 +91,9 @@ def schedule_order(
         ``holdings`` then ends there [contracts]; ``lots``, the slices as integers (None without lots);
         ``optimum_cost``, E + λV of the best schedule under the caps alone, for the contracts that are traded
         [currency]; ``rounding_cost``, what lots and the smallest slice add to it [currency];
-        ``greedy_rounding_cost``, what rounding slice by slice would have added, NaN where that breaks a limit.
+        ``greedy_rounding_cost``, what rounding slice by slice (each to the nearest lot, the fraction carried on) would
+        have added, never less than ``rounding_cost`` [currency]; None where there is no such schedule, and
+        ``greedy_refused`` then says why: it breaks a limit, or nothing is rounded.
 
     Raises
     ------
@@ -140,7 +142,8 @@ def schedule_order(
             "lots": found.lots,
             "optimum_cost": found.optimum,
             "rounding_cost": found.rounding_cost,
-            "greedy_rounding_cost": found.greedy - found.optimum,
+            "greedy_rounding_cost": found.greedy_cost,
+            "greedy_refused": found.greedy_refused,
             "limits": {name: value for name, value in limits.items() if value is not None},
         },
     )
@@ -171,7 +174,8 @@ class LimitedSchedule:
     remainder: float  #: what fits no lot and is not traded. [contracts]
     optimum: float  #: E + λV under the caps alone. [currency]
     rounding_cost: float  #: what lots and the smallest slice add to it. [currency]
-    greedy: float  #: E + λV of rounding slice by slice; NaN where that breaks a limit. [currency]
+    greedy_cost: float | None  #: what rounding slice by slice would have added; None where it breaks a limit. [currency]
+    greedy_refused: str | None  #: which limit, or that nothing is rounded.
     warnings: tuple[str, ...]
 
 
@@ -183,13 +187,20 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
     traded = bound.total * bound.unit
     problem = problem.tail(0, traded)
     best = solve(problem)
-    if best.status == SolveStatus.BEYOND_CONVEXITY:
-        nothing = math.nan
-        return LimitedSchedule(problem, best, best.slices, best.holdings, None, 0.0, nothing, nothing, nothing, ())
+    if best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
+        unknown, why_not = math.nan, "there is no optimum to round"
+        return LimitedSchedule(
+            problem, best, best.slices, best.holdings, None, 0.0, unknown, unknown, None, why_not, ()
+        )
     optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
-    slices, lots, greedy = best.slices, None, math.nan
+    slices, lots, greedy = best.slices, None, None
+    why_not: str | None = "nothing is rounded: no lot_size"
     if bound.whole or bound.least > 0:
-        slices, lots, greedy = _with_lots(problem, best.slices, bound)
+        slices, lots = _with_lots(problem, best.slices, bound)
+    if bound.whole:
+        carried = _greedy(best.slices / bound.unit, bound.total)
+        why_not = _breaks(carried, bound)
+        greedy = None if why_not else _objective(problem, carried * bound.unit) - optimum
     remainder = size - traded if bound.whole else 0.0
     if abs(remainder) <= n_steps * _EPS * size:
         remainder = 0.0
@@ -201,7 +212,7 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
         holdings[0] = size
     said = () if remainder == 0 else (f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded",)
     added = 0.0 if slices is best.slices else float(schedule_cost(problem, slices).objective) - optimum
-    return LimitedSchedule(problem, best, slices, holdings, lots, remainder, optimum, added, greedy, said)
+    return LimitedSchedule(problem, best, slices, holdings, lots, remainder, optimum, added, greedy, why_not, said)
 
 
 def _caps(order: _Order, volume: FloatArray | None, share: float | None, max_slice: float | None) -> FloatArray:
@@ -294,34 +305,40 @@ def _refusal(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _with_lots(
-    problem: Problem, optimum: FloatArray, bound: _Limits
-) -> tuple[FloatArray, tuple[int, ...] | None, float]:
-    """Best schedule found within the bounds, its lots, and the objective of rounding slice by slice."""
+def _with_lots(problem: Problem, optimum: FloatArray, bound: _Limits) -> tuple[FloatArray, tuple[int, ...] | None]:
+    """Best schedule found within the bounds, and its lots."""
     wanted = optimum / bound.unit
     candidates: list[FloatArray] = []
-    greedy = math.nan
     for active in _active_sets(wanted, bound):
         low, high = np.where(active, bound.least, 0.0), np.where(active, bound.cap, 0.0)
         bounded = _bounded(problem, low * bound.unit, high * bound.unit) / bound.unit
         candidates += [_largest_remainder(bounded, low, high, bound.total)] if bound.whole else [bounded]
-    if bound.whole:
-        carried: FloatArray = np.diff(np.rint(np.cumsum(wanted)), prepend=0.0).astype(np.float64)
-        carried[-1] = bound.total - carried[:-1].sum()
-        if _keeps(carried, bound):
-            candidates.append(carried)
-            greedy = _objective(problem, carried * bound.unit)
+    if bound.whole and _breaks(carried := _greedy(wanted, bound.total), bound) is None:
+        candidates.append(carried)
     costs = [_objective(problem, c * bound.unit) for c in candidates]
     best = candidates[int(np.argmin(costs))]
     if bound.whole:
         best = _exchange(problem, best, bound, min(costs))
         # The product may round up past a cap that is no multiple of the lot: lots are what is sent.
-        return best * bound.unit, tuple(int(n) for n in best), greedy
-    return best, None, greedy
+        return best * bound.unit, tuple(int(n) for n in best)
+    return best, None
 
 
-def _keeps(lots: FloatArray, bound: _Limits) -> bool:
-    return bool((lots >= 0).all() and (lots <= bound.cap).all() and ((lots == 0) | (lots >= bound.least)).all())
+def _greedy(wanted: FloatArray, total: float) -> FloatArray:
+    """Slice by slice to the nearest lot, the fraction carried to the next one."""
+    lots: FloatArray = np.diff(np.rint(np.cumsum(wanted)), prepend=0.0).astype(np.float64)
+    lots[-1] = total - lots[:-1].sum()
+    return lots
+
+
+def _breaks(lots: FloatArray, bound: _Limits) -> str | None:
+    """Which limit whole lots break, in words; None where they keep all."""
+    for j, (n, cap) in enumerate(zip(lots.tolist(), bound.cap.tolist(), strict=True), 1):
+        if n < 0 or n > cap:
+            return f"it trades {n:g} lots in slice {j}, whose limit is {cap:g}"
+        if 0 < n < bound.least:
+            return f"it trades {n:g} lots in slice {j}, less than the {bound.least:g} of min_slice"
+    return None
 
 
 def _objective(problem: Problem, slices: FloatArray) -> float:
