@@ -356,7 +356,7 @@ def _power(traded: FloatArray, k: FloatArray) -> FloatArray:
     if linear.all():
         return traded * traded
     exponents = np.ascontiguousarray(np.broadcast_to(1.0 + k, traded.shape))
-    powers = np.power(traded, exponents, out=exponents)
+    powers = np.power(traded, exponents)
     return np.where(linear, traded * traded, powers) if linear.any() else powers
 
 
