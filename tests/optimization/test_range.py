@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 from kkt_oracle import optimality_gap
 from numpy.typing import NDArray
 
+from tributary_opt import AlmgrenChrissParams, generate_pov_trajectory, generate_vwap_trajectory
 from tributary_opt.optimization import SolveStatus
 from tributary_opt.optimization.closed_form import FloatArray
-from tributary_opt.optimization.problem import Problem
+from tributary_opt.optimization.night import solve_grid
+from tributary_opt.optimization.problem import ImpactLaw, Problem
+from tributary_opt.optimization.scheduler import schedule_order
 from tributary_opt.optimization.solver import Solution, kkt_residual, solve
+from tributary_opt.optimization.strategies import (
+    generate_ac_volume_time_trajectory,
+    generate_vwap_tracking_trajectory,
+)
 
 
 def any_problems(
@@ -129,3 +136,29 @@ def test_ten_thousand_markets_have_the_same_bits_in_any_order_and_any_split() ->
         np.testing.assert_array_equal(np.concatenate([p.holdings for p in pieces]), whole.holdings)
     for i in rng.choice(count, 40, replace=False):
         np.testing.assert_array_equal(solve(problems.take(i)).slices, whole.slices[i])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.sampled_from(["linear", "power"]), st.floats(-9, 1))
+def test_slices_without_volume_leave_what_is_held_alone(seed: int, n: int, law: ImpactLaw, log_lam: float) -> None:
+    """Not a bit of a trade there, in any strategy, nor in what is held before the first one."""
+    rng = np.random.default_rng(seed)
+    volume = 1e5 * rng.gamma(1.0, 1.0, n) * (rng.random(n) < 0.5)
+    volume[rng.integers(n)] = 1e5
+    none, size, lam = volume == 0, 10.0 ** rng.uniform(-2, 6), 10.0**log_lam
+    market = AlmgrenChrissParams(2.5e-6, 2.5e-7, 0.95, 0.5, 1.0, epsilon=0.0625, price=50.0, reference_rate=5e4)
+    found = [
+        generate_vwap_trajectory(size, volume, market),
+        generate_pov_trajectory(size, volume, 0.1, market),
+        generate_ac_volume_time_trajectory(size, volume, market, lam, impact_law=law),
+        generate_vwap_tracking_trajectory(size, volume, market, lam, 3.0 * lam),
+        schedule_order(size, n, market, lam, volume_profile=volume, impact_law=law),
+        schedule_order(size, n, market, lam, volume_profile=volume, impact_law=law, lot_size=size / 57.5),
+        schedule_order(size, n, market, lam, volume_profile=volume, impact_law=law, min_slice=size / 100),
+    ]
+    for t in found:
+        assert (t.trade_sizes[none] == 0).all()
+        assert (np.diff(t.holdings)[none] == 0).all()
+    grid = solve_grid(2.5e-6, 2.5e-8, 0.95, 0.06, [size, 2 * size], horizon=1.0, n_steps=n, impact_law=law, alpha=0.6,
+                      reference_rate=5e4, volume_profile=volume, urgency=[0.0, 0.5, 3.0, 10.0, 100.0])  # fmt: skip
+    assert (np.diff(grid.holdings, axis=-1)[..., none] == 0).all()

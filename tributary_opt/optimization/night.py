@@ -25,6 +25,7 @@ from tributary_opt.optimization.closed_form import (
     _step_decay,
 )
 from tributary_opt.optimization.problem import EXPONENT_RANGE, ImpactLaw, Problem, market_problem, schedule_cost
+from tributary_opt.optimization.riccati import nothing_yet
 from tributary_opt.optimization.solver import solve
 
 __all__ = ["ScheduleGrid", "fixed_grid", "solve_grid"]
@@ -245,6 +246,7 @@ def fixed_grid(
             held[j] = held[j + 1] + parts[j]
         np.minimum(held, 1.0, out=held)
         held[0] = 1.0
+        nothing_yet(parts, held)
     else:
         held = np.ascontiguousarray(np.moveaxis(_floats("shares_held", shares_held), -1, 0))
     size = problem.order_size[..., np.newaxis]

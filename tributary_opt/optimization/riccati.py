@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tributary_opt.optimization.closed_form import FloatArray, _aligned, _clip
 from tributary_opt.optimization.problem import Problem, _cost_of_steps
 
-__all__ = ["CHUNK_ELEMENTS", "RiccatiChunk", "in_parts", "riccati", "scaled_risk", "steps_first", "turn"]
+__all__ = ["CHUNK_ELEMENTS", "RiccatiChunk", "in_parts", "nothing_yet", "riccati", "scaled_risk", "steps_first", "turn"]
 
 BoolArray = NDArray[np.bool_]
 
@@ -119,6 +119,8 @@ def riccati(
     if n > 1 and (holdings[1] > size).any():  # by rounding; later ones are smaller
         np.minimum(holdings[1:n], size, out=holdings[1:n])
     holdings[0] = size
+    if dry:
+        nothing_yet(slices, holdings)
 
 
 def turn(source: FloatArray, target: FloatArray) -> None:
@@ -150,6 +152,16 @@ def in_parts(count: int, most: int) -> list[slice]:
         rows = -(-count // max(2, pieces))
         rows += 8 * (rows % 128 == 0)
     return [slice(start, min(start + rows, count)) for start in range(0, count, max(rows, 1))]
+
+
+def nothing_yet(slices: FloatArray, holdings: FloatArray) -> None:
+    """Hold the whole order, to the last bit, as long as nothing was traded: added up it may be off by rounding."""
+    idle = slices[0] == 0
+    for held, traded in zip(holdings[1:-1], slices[1:], strict=True):
+        if not idle.any():
+            return
+        np.copyto(held, holdings[0], where=idle)
+        idle &= traded == 0
 
 
 class RiccatiChunk:

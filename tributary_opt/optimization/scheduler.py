@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from tributary_opt.optimization.closed_form import FloatArray, Permanent, SolveStatus, _floats
 from tributary_opt.optimization.problem import ImpactLaw, Problem, schedule_cost
+from tributary_opt.optimization.riccati import nothing_yet
 from tributary_opt.optimization.solver import Solution, solve
 from tributary_opt.optimization.strategies import _risk_aversion, _shares
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, Side, _number, _Order
@@ -210,6 +211,7 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
         holdings[:-1] += np.cumsum(slices[::-1])[::-1]
         holdings = np.minimum(holdings, size)
         holdings[0] = size
+        nothing_yet(slices[:, np.newaxis], holdings[:, np.newaxis])
     said = () if remainder == 0 else (f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded",)
     added = 0.0 if slices is best.slices else float(schedule_cost(problem, slices).objective) - optimum
     return LimitedSchedule(problem, best, slices, holdings, lots, remainder, optimum, added, greedy, why_not, said)

@@ -48,6 +48,7 @@ from tributary_opt.optimization.riccati import (
     CHUNK_ELEMENTS,
     RiccatiChunk,
     in_parts,
+    nothing_yet,
     riccati,
     scaled_risk,
     steps_first,
@@ -286,6 +287,7 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
         np.add(left[j + 1], parts[j], out=left[j])
     left = np.minimum(left, 1.0)
     left[0] = 1.0
+    nothing_yet(parts, left)
     refused = chunk.method == Method.REFUSED
     slices = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * parts.T)
     holdings = np.where(refused[:, np.newaxis], np.nan, chunk.size[:, np.newaxis] * left.T)
@@ -423,7 +425,9 @@ class _Chunk:
             np.multiply(size, shares, out=shares)
             np.copyto(shares, cap, where=capped)
             slices[:, whole] = np.minimum(shares, cap, out=shares)
-            holdings[:, whole] = np.multiply(size, held, out=held)
+            np.multiply(size, held, out=held)
+            nothing_yet(shares, held)
+            holdings[:, whole] = held
             lost = rows[np.isnan(shares).any(axis=0)]
             if len(lost):
                 slices[:, lost] = holdings[:, lost] = np.nan
