@@ -175,7 +175,9 @@ class LimitedSchedule:
     remainder: float  #: what fits no lot and is not traded. [contracts]
     optimum: float  #: E + λV under the caps alone. [currency]
     rounding_cost: float  #: what lots and the smallest slice add to it. [currency]
-    greedy_cost: float | None  #: what rounding slice by slice would have added; None where it breaks a limit. [currency]
+    greedy_cost: (
+        float | None
+    )  #: what rounding slice by slice would have added; None where it breaks a limit. [currency]
     greedy_refused: str | None  #: which limit, or that nothing is rounded.
     warnings: tuple[str, ...]
 
@@ -189,9 +191,9 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
     problem = problem.tail(0, traded)
     best = solve(problem)
     if best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
-        unknown, why_not = math.nan, "there is no optimum to round"
+        unknown, no_optimum = math.nan, "there is no optimum to round"
         return LimitedSchedule(
-            problem, best, best.slices, best.holdings, None, 0.0, unknown, unknown, None, why_not, ()
+            problem, best, best.slices, best.holdings, None, 0.0, unknown, unknown, None, no_optimum, ()
         )
     optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
     slices, lots, greedy = best.slices, None, None
