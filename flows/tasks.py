@@ -45,6 +45,8 @@ WRITER = "tributary-writer"
 """Prefect's global concurrency limit that publishing holds."""
 PUBLISHED = "tributary.trajectories.published"
 """The event that tells consumers of a new current release."""
+REFUSALS = 250
+"""Rows of the table of refusals, at most: Prefect's page draws every row, and stands still at a thousand. [-]"""
 MAX_TASKS = 8
 """Tasks that a step is cut into, at most: a task run costs the server more than a chunk of markets does. [-]"""
 
@@ -201,10 +203,13 @@ def sweep(retention: Retention, dry_run: bool) -> pd.DataFrame:
 @task(**_COMPUTES)
 def report(night: NightReport) -> None:
     """The HTML report beside the Parquet, and the run's artifacts: a report, tables of refusals and movers."""
-    text = f"{markdown.run_report(night)}\n{overview_chart(night)}\n\n{_page(night)}\n"
+    text = markdown.run_report(night, _page(night), overview_chart(night))
     create_markdown_artifact(text, key="run-report", description=markdown.headline(night))
-    refused = markdown.refusals(night.parameters)
-    create_table_artifact(refused, key="refusals", description=f"{len(refused)} markets without parameters")
+    refused, n = markdown.refusals(night.parameters, REFUSALS), int((night.parameters["status"] != "ok").sum())
+    said = f"{n:,} markets without parameters"
+    if len(refused) < n:
+        said += f"; {len(refused):,} of them, some of each reason: the HTML report has all"
+    create_table_artifact(refused, key="refusals", description=said)
     moved = markdown.largest_moves(night)
     create_table_artifact(moved, key="movers", description=f"{len(moved)} largest moves of eta and sigma")
     _LOG.info("%s", markdown.headline(night))

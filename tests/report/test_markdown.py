@@ -87,6 +87,24 @@ def test_same_parameters_have_no_changes() -> None:
     assert "None against the release before." in run_report(night(now, now))
 
 
+def test_many_refusals_are_cut_to_some_of_each_reason() -> None:
+    of = parameters(
+        *(
+            market(f"{reason}{i:02d}", reason=reason)
+            for reason, n in (("stale", 2), ("no_trades", 30))
+            for i in range(n)
+        )
+    )
+    rows = refusals(of, at_most=20)
+    assert [row["reason"] for row in rows] == ["no_trades"] * 10 + ["stale"] * 2
+    assert refusals(of, at_most=32) == refusals(of)
+
+
+def test_what_is_to_be_seen_first_stands_first() -> None:
+    text = run_report(night(parameters(market("A"))), "the link", "the picture")
+    assert text.index("# 2026-03-04") < text.index("the link") < text.index("the picture") < text.index("As of")
+
+
 def test_a_market_id_cannot_break_out_of_its_cell() -> None:
     before, now = parameters(market("A|B\n<x>\\", eta=1.0)), parameters(market("A|B\n<x>\\", eta=2.0))
     assert "| A\\|B &lt;x>\\\\ | 1 | 2 | +100.0 |" in run_report(night(now, before))

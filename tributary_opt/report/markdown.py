@@ -57,8 +57,11 @@ def outcome(night: NightReport) -> str:
     return "dry run, nothing written" if night.outcome is None else night.outcome.reason
 
 
-def run_report(night: NightReport) -> str:
-    """The report of one run: counts, refusals by reason, trajectories by status, timings, changes."""
+def run_report(night: NightReport, *first: str) -> str:
+    """The report of one run: counts, refusals by reason, trajectories by status, timings, changes.
+
+    Paragraphs of `first` (a picture, a link) stand between the title and the counts.
+    """
     p, run = night.parameters, night.run
     n_ok = _n_ok(p)
     facts = {
@@ -68,10 +71,10 @@ def run_report(night: NightReport) -> str:
         "Window": f"from {run.window_start}, {run.days_read} days read from ticks",
         "Markets": f"{len(p):,}: {n_ok:,} calibrated, {len(p) - n_ok:,} refused",
         "Schedules": f"{len(night.trajectories):,}",
-        "Source": f"{run.source_trades:,} trades, {run.source_snapshots:,} looks at the book in the window; "
-        f"{run.future_rows:,} rows stamped after the last complete day, ignored",
+        "Source": f"{run.source_trades:,} trades, {run.source_snapshots:,} looks at the book in the window",
+        "Rows ignored": f"{run.future_rows:,}, stamped after the last complete day",
     }
-    parts = [f"# {run.as_of}: {n_ok:,} of {len(p):,} markets", _table(["", ""], facts.items())]
+    parts = [f"# {run.as_of}: {n_ok:,} of {len(p):,} markets", *first, _table(["", ""], facts.items())]
     refused = p.loc[p["status"] != "ok", "reason"].value_counts()
     if len(refused):
         parts += ["## Refused", _table(["reason", "markets"], refused.items())]
@@ -86,9 +89,14 @@ def run_report(night: NightReport) -> str:
     return "\n\n".join([*parts, "## Changes", _changes(night)]) + "\n"
 
 
-def refusals(parameters: pd.DataFrame) -> list[dict[str, str]]:
-    """The refused markets: market_id, token_id, reason and the figures behind it, sorted by market."""
+def refusals(parameters: pd.DataFrame, at_most: int | None = None) -> list[dict[str, str]]:
+    """The refused markets: market_id, token_id, reason and the figures behind it, sorted by market.
+
+    Where they are more than `at_most`, the first few of each reason.
+    """
     refused = parameters[parameters["status"] != "ok"].sort_values(_KEY, kind="stable")
+    if at_most is not None and len(refused) > at_most:
+        refused = refused.groupby("reason", sort=False).head(max(1, at_most // refused["reason"].nunique()))
     columns = [*_KEY, "reason", "detail"]
     return [{name: _text(row[name]) for name in columns} for row in refused[columns].to_dict("records")]
 
