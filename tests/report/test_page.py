@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.offline
 import pytest
 from pages import NASTY, made_history, made_night
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -221,6 +222,13 @@ def test_light_and_dark_by_the_button_and_by_the_system(page: Page) -> None:
     page.emulate_media(media="screen")
 
 
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose charts nobody looks at: reading plotly's script takes longer than all the rest."""
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs", lambda: "window.Plotly = { react() {} };")
+
+
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("law", GRIDS)
 def test_the_page_computes_what_python_published(browser: Browser, tmp_path: Path, law: str) -> None:
     """Every row of the night, whatever the law, the convention and the caps of its grid; by hours of 24/7 and XNYS."""
@@ -269,6 +277,7 @@ def test_the_file_is_whole_small_and_asks_for_nothing(night: NightReport, tmp_pa
     assert NASTY[:20] not in text  # it travels packed
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_night_without_markets_or_schedules_has_a_page(browser: Browser, tmp_path: Path) -> None:
     night = made_night(12, solved=False)
     nobody = replace(night, parameters=night.parameters.iloc[:0], before=None)
