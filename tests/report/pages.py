@@ -69,6 +69,7 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
         }
         if f"{name}_se" in columns:
             columns[f"{name}_se"] = 0.15 * known
+    columns["eta_drift_z"] = np.where(np.arange(n_markets) == 4, -5.0, 0.5)
     parameters = pd.DataFrame(columns).drop(columns=["as_of", "run_id"])
     numbers = [c.name for c in schema.PARAMETERS.columns if c.type == "DOUBLE" and c.name in parameters]
     parameters.loc[refused, [n for n in numbers if n not in ("day_hours", "contract_multiplier")]] = np.nan

@@ -108,6 +108,15 @@ def search(page: Page, words: str, n: int) -> None:
     expect(page.locator("#markets tbody tr")).to_have_count(n)
 
 
+def test_the_overview_says_what_changed(page: Page) -> None:
+    assert page.inner_text("#changes").endswith("Recovered: 0 · Moved by 4 standard errors or more: 1")
+    moves = page.locator("#movers tbody tr")
+    expect(moves).to_have_count(20)
+    page.click("#movers button[data-key=per_cent]")
+    shown = [float(text) for text in page.locator("#movers tbody tr td:last-child").all_inner_texts()]
+    assert shown == sorted(shown, reverse=True)
+
+
 def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
     search(page, "made-00002", 1)
     page.click("#markets tbody tr")

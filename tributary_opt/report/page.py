@@ -27,7 +27,7 @@ from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.profile import session_hours
 from tributary_opt.night import NightReport
 from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED, MARKET_ORDER
-from tributary_opt.report.markdown import changes, largest_moves, outcome
+from tributary_opt.report.markdown import MOVED, changes, largest_moves, movers, outcome
 from tributary_opt.report.packed import Packer, compressed
 from tributary_opt.storage.parquet import release_file, write_page
 from tributary_opt.storage.releases import Releases
@@ -150,6 +150,7 @@ def _packed(night: NightReport, history: History) -> str:
             "Gone": len(moved.gone),
             "Newly refused": len(moved.newly_refused),
             "Recovered": len(moved.recovered),
+            f"Moved by {MOVED:g} standard errors or more": len(movers(p)),
         },
         "history": _history(pack, p, night, history),
         "impact_buckets": schema.IMPACT_BUCKETS,
