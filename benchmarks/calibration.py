@@ -135,7 +135,7 @@ def tape(
     statistics = pd.DataFrame(
         {"market_id": names, "token_id": "t", "calendar": "24/7", "day_hours": 24.0, "days_since_newest": 0}
         | {"n_days": n_days, "n_days_quoted": n_days, "n_days_traded": n_days, "n_trades": trades, "n_bad_trades": 0}
-        | {"window_start": start, "window_end": end, "active_hours": 700, "n_snapshots": 9_000, "signed_share": 1.0}
+        | {"window_start": start, "window_end": end, "active_hours": 700, "n_snapshots": 500_000, "signed_share": 1.0}
         | {"adv": w.mean(axis=0), "adv_se": w.std(axis=0, ddof=1) / root, "price": markets["price"]}
         | {"spread": s.mean(axis=0), "spread_se": s.std(axis=0, ddof=1) / root, "sigma": sigma}
         | {"sigma_se": v.std(axis=0, ddof=1) / root / (2 * sigma), "folded_with": None, "sigma_ceiling": np.nan}
@@ -186,8 +186,8 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(asked.seeds):
         for right, stated in (
-            (1.0, {"signs right, as measured": None}),
-            (RIGHT, {f"{told} as measured": None, f"{told} 0.9": RIGHT, f"{told} 1": 1.0}),
+            (1.0, {"signs right, sign_accuracy 1": 1.0, "signs right, measured": "measured"}),
+            (RIGHT, {f"{told} measured": "measured", f"{told} 0.9": RIGHT, f"{told} 1": 1.0}),
         ):
             truth, measured, _ = tape(seed, asked.markets, asked.days, right)
             for said, accuracy in stated.items():

@@ -229,12 +229,10 @@ class CalibrationRules(_Choice):
     )
     response_minutes: Literal[5, 15, 30, 60] = Field(5, description="Bucket length of the response that is used [min]")
     pool_min_markets: int = Field(10, ge=2, description="Fewer markets with an estimate are no pool")
-    sign_accuracy: float | None = Field(
-        None,
-        gt=0.5,
-        le=1,
+    sign_accuracy: Literal["measured"] | Annotated[float, Field(gt=0.5, le=1)] = Field(
+        1.0,
         description="Share of the aggressors that are right; response and direct cost are corrected for the rest. "
-        "Empty: where sides are given, by effective over quoted spread; else all",
+        "measured: where sides are given, by effective over quoted spread, as if trades were done at the quotes",
     )
     law: LawPrior = Field(LawPrior(), description="The default law before any tape, and how far a tape moves it")
     grades: GradeLimits = Field(GradeLimits(), description="What a market needs for each grade")

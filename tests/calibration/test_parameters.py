@@ -188,14 +188,23 @@ def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
         ({"effective_spread": 0.016, "spread_source": "effective"}, 1.0),
         ({"effective_spread": 0.016, "n_trades": 99}, 1.0),
         ({"effective_spread": np.nan}, 1.0),
+        ({"effective_spread": 0.016, "n_snapshots": 100, "sigma": 5.0}, 1.0),  # mids long past: noise, no evidence
     ],
 )
 def test_share_of_right_aggressors_is_read_from_effective_over_quoted_spread(
     statistics: dict[str, Any], accuracy: float
 ) -> None:
-    spread = {"spread": 0.02, "spread_source": "time_weighted_quoted", "side_method": "given", "n_trades": 5_000}
+    spread = {
+        "spread": 0.02,
+        "sigma": 0.1,
+        "spread_source": "time_weighted_quoted",
+        "side_method": "given",
+        "n_trades": 5_000,
+    }
     of = measured([spread | statistics])
-    assert calibrate(of, LAW).iloc[0]["sign_accuracy"] == pytest.approx(accuracy, rel=1e-12)
+    found = calibrate(of, CalibrationRules(sign_accuracy="measured")).iloc[0]["sign_accuracy"]
+    assert found == pytest.approx(accuracy, rel=1e-12)
+    assert calibrate(of, LAW).iloc[0]["sign_accuracy"] == 1.0
     assert calibrate(of, CalibrationRules(sign_accuracy=0.8)).iloc[0]["sign_accuracy"] == 0.8
 
 

@@ -322,17 +322,18 @@ def _sign_accuracy(measured: Measured, rules: CalibrationRules) -> FloatArray:
     sides were made from the quotes, which cannot test them.
     """
     s = measured.statistics
-    if rules.sign_accuracy is not None:
+    if rules.sign_accuracy != "measured":
         return np.full(len(s), rules.sign_accuracy)
     testable = s["side_method"].eq("given") & s["spread_source"].eq("time_weighted_quoted")
     testable &= s["n_trades"].ge(_TRADES_FOR_SIGNS)
-    effective, spread, se, n = (
-        s[name].to_numpy(dtype=float) for name in ("effective_spread", "spread", "spread_se", "n_trades")
-    )
+    names = ("effective_spread", "spread", "spread_se", "n_trades", "sigma", "n_days", "n_snapshots")
+    effective, spread, se, n, sigma, days, looks = (s[name].to_numpy(dtype=float) for name in names)
     with np.errstate(divide="ignore", invalid="ignore"):
         seen = np.clip(effective / spread, 0.0, 1.0)
         # Var of a mean of signs with E = c, over trades whose squared sizes are about twice their squared mean.
-        error = np.hypot(seen * np.nan_to_num(se) / spread, np.sqrt(2.0 * (1.0 - seen**2) / n))
+        # The mid before a trade is old by the time between two looks, in which it moved.
+        stale = 2.0 * np.nan_to_num(sigma) * np.sqrt(days / looks) / spread
+        error = np.hypot(seen * np.nan_to_num(se) / spread, np.sqrt(2.0 * (1.0 - seen**2 + stale**2) / n))
         wrong = testable.to_numpy() & (seen < 1.0 - 2.0 * error)
     return np.where(wrong, 0.5 + 0.5 * seen, 1.0)
 
