@@ -19,6 +19,7 @@ from tributary_opt.schedule_book.hull import (
     MARKET_ORDER,
     MOST_URGENCY,
     RISK_KINDS,
+    SMALLEST,
     TOO_FAR,
     key_of,
     one_risk,
@@ -217,7 +218,9 @@ class _Batch:
         i = self.open
         k = self.key[i]
         plain = np.isin(self.kind[i], [RISK_KINDS.index("risk_aversion"), RISK_KINDS.index("urgency")])
-        plain &= (self.size[i] > 0) & (self.size[i] <= self.largest[k] * (1 + TOO_FAR)) & np.isfinite(self.value[i])
+        plain &= (
+            (self.size[i] >= SMALLEST) & (self.size[i] <= self.largest[k] * (1 + TOO_FAR)) & np.isfinite(self.value[i])
+        )
         plain &= (self.value[i] >= 0) & (self.near["linear"][k] == 1) & ~self.capped[k]
         horizon, first, asked = self.horizon[i], self.near["horizon"][k], self.near["horizon_asked"][k]
         plain &= np.isnan(horizon) | (horizon == first) | (horizon == asked)

@@ -203,10 +203,10 @@ class ParquetRows:
         self._path, self._run_id = path, run_id
         texts = [*_KEYS, *_TEXTS]
         with ExitStack() as stack:
-            first = stack.enter_context(pq.ParquetFile(path, read_dictionary=texts))
+            sound: dict[str, Any] = {"read_dictionary": texts, "page_checksum_verification": True}
+            first = stack.enter_context(pq.ParquetFile(path, **sound))
             more = [
-                stack.enter_context(pq.ParquetFile(path, metadata=first.metadata, read_dictionary=texts))
-                for _ in range(_READERS - 1)
+                stack.enter_context(pq.ParquetFile(path, metadata=first.metadata, **sound)) for _ in range(_READERS - 1)
             ]
             self._files = [first, *more]
             stack.pop_all()
@@ -263,9 +263,7 @@ class ParquetRows:
         try:
             rows = file.read_row_group(group, columns=[n for n in COLUMNS if n in self._have], use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise BookError(
-                f"row group {group} of {self._path} cannot be read ({error}): `tributary-opt check` repairs it"
-            ) from None
+            raise unreadable(f"row group {group} of {self._path}", error) from None
         return Block(_with_all(rows), self._run_id)
 
 
@@ -309,6 +307,11 @@ class QuestDBRows:
         except QuestDBQueryError as error:
             raise BookError(f"schedules of {market_ids[0]!r} cannot be read: {error}") from None
         return Block(_with_all(canonical(schema.TRAJECTORIES, rows)), self._run_id)
+
+
+def unreadable(what: str, error: Exception) -> BookError:
+    """What to say of a file that is damaged, in one line."""
+    return BookError(f"{what} cannot be read ({' '.join(str(error).split())}): `tributary-opt check` repairs it")
 
 
 def of_run(rows: pa.Table, run_id: str, name: str) -> None:

@@ -26,6 +26,9 @@ FIXED = (TWAP, VWAP, MARKET_ORDER)
 MOST_URGENCY, SHORTEST, LONGEST = 2.0, 0.25, 2.0
 """The hull: κT up to this many times the largest of the grid, horizons from and to these multiples of the nearest."""
 
+SMALLEST = 1e-200
+"""Below it slices leave the range of the doubles. [contracts]"""
+
 TOO_FAR = 1e-9
 
 
@@ -142,6 +145,8 @@ def place_of(book: Snapshot, key: Key, market: Market, order_size: float, horizo
         raise ScheduleRefused(f"market {key[0]!r} has no feasible schedule in the grid")
     if not (math.isfinite(order_size) and order_size > 0):
         raise ScheduleRefused(f"order_size must be finite and > 0, got {order_size:g}")
+    if order_size < SMALLEST:
+        raise ScheduleRefused(f"order_size {order_size:g} is below {SMALLEST:g} contracts: its slices would round to 0")
     if order_size > largest * (1 + TOO_FAR):  # 10 % of the ADV, one way of rounding or the other
         raise ScheduleRefused(
             f"order_size {order_size:g} is {order_size / largest:.3g} times the grid's largest, {largest:g} contracts"

@@ -14,7 +14,17 @@ import numpy as np
 import pyarrow as pa
 
 from tributary_opt import schema
-from tributary_opt.schedule_book.grid import Block, BookError, Key, Market, ParquetRows, QuestDBRows, Rows, of_run
+from tributary_opt.schedule_book.grid import (
+    Block,
+    BookError,
+    Key,
+    Market,
+    ParquetRows,
+    QuestDBRows,
+    Rows,
+    of_run,
+    unreadable,
+)
 from tributary_opt.storage import parquet
 from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
 from tributary_opt.storage.releases import Releases
@@ -123,13 +133,14 @@ def of_parquet(root: Path) -> Snapshot:
     try:
         parameters = parquet.read_release_file(root, schema.PARAMETERS, as_of, run_id)
         rows = ParquetRows(path, run_id)
-    except FileNotFoundError as error:
+    except FileNotFoundError:
+        files = (root / parquet.release_file(schema.PARAMETERS, as_of, run_id), path)
+        gone = ", ".join(str(file) for file in files if not file.exists())
         raise BookError(
-            f"{parquet.MANIFEST} names run {run_id}, but {error.filename or path} is not there: "
-            "`tributary-opt check` repairs it"
+            f"{parquet.MANIFEST} names run {run_id}, but {gone} is not there: `tributary-opt check` repairs it"
         ) from None
     except (pa.ArrowException, OSError) as error:
-        raise BookError(f"a file of run {run_id} cannot be read ({error}): `tributary-opt check` repairs it") from None
+        raise unreadable(f"a file of run {run_id}", error) from None
     for name, found in ((schema.PARAMETERS.name, parameters.num_rows), (schema.TRAJECTORIES.name, rows.count)):
         if rows_told[name] not in (None, found):
             raise BookError(f"{name} of run {run_id} has {found} rows, {parquet.MANIFEST} says {rows_told[name]}")
@@ -142,7 +153,7 @@ def of_parquet(root: Path) -> Snapshot:
         except FileNotFoundError:  # a copy of the newest release alone
             return None
         except (pa.ArrowException, OSError) as error:
-            raise BookError(f"the run before, {earlier[1]} as of {earlier[0]}, cannot be read: {error}") from None
+            raise unreadable(f"the run before, {earlier[1]} as of {earlier[0]},", error) from None
 
     stamp = datetime.fromisoformat(published) if published else None
     return Snapshot(run_id, as_of, stamp, parameters, rows, rows_before)

@@ -280,13 +280,17 @@ def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
         found = _optimal(order, risk_aversion)
     if not np.isfinite(found.holdings).all():
         raise ScheduleRefused("; ".join(found.params["warnings"]))
+    size, left = order.place.size, found.params.get("remainder", 0.0)
+    missing = abs(math.fsum([*found.trade_sizes, left, -size]))
+    if not (missing <= _ROUNDING * size and adds_up(found.holdings, size, left)):
+        raise ScheduleRefused(f"no schedule of {size:g} contracts adds up: {missing:g} would be missing")
     return replace(found, params={**found.params, "source": "solved"})
 
 
-def adds_up(held: np.ndarray, size: Any) -> np.ndarray:
-    """Whether holdings, one schedule or one a row, fall from their order's size to 0 and never rise."""
+def adds_up(held: np.ndarray, size: Any, left: float = 0.0) -> np.ndarray:
+    """Whether holdings, one schedule or one a row, fall from their order's size to what is left and never rise."""
     falls = (held[..., 1:] <= held[..., :-1]).all(axis=-1)
-    return np.asarray((held[..., 0] == size) & (held[..., -1] == 0) & falls)
+    return np.asarray((held[..., 0] == size) & (held[..., -1] == left) & falls)
 
 
 def broken(run_id: str, market_id: str) -> BookError:
@@ -324,6 +328,9 @@ def slice_prices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
+
+_ROUNDING = 1e-12
+"""What slices may miss of their order, as a share of it; whole lots of a size like 0.1 round most."""
 
 _NUMBERS = ("kappa", "eta_tilde", "expected_cost", "cost_variance", "urgency", "decay_time", "half_life", "alpha")
 

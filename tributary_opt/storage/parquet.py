@@ -38,7 +38,8 @@ def write_release_file(root: Path, table: schema.Table, rows: pa.Table, as_of: d
     """Write one table of a release: to a staging name, to the disk, then by a rename. Returns the path below the root.
 
     `rows` are sorted by market; a row group is a hundred markets, none of them cut in two, so that a lookup reads one.
-    Doubles are not dictionary-encoded (bigger than raw, and five times slower).
+    Doubles are not dictionary-encoded (bigger than raw, and five times slower). Every page has a checksum: a byte that
+    turned on the disk is found by those who read it, and is no other number.
     """
     target = root / release_file(table, as_of, run_id)
     _make_folder(target.parent)
@@ -53,6 +54,7 @@ def write_release_file(root: Path, table: schema.Table, rows: pa.Table, as_of: d
             compression_level=1,
             use_dictionary=text,
             column_encoding=dict.fromkeys(doubles, "BYTE_STREAM_SPLIT"),
+            write_page_checksum=True,
         ) as writer,
     ):
         for start, stop in _row_groups(rows):
@@ -65,7 +67,7 @@ def read_release_file(root: Path, table: schema.Table, as_of: date, run_id: str)
 
     Raises FileNotFoundError where there is no file, `pyarrow.ArrowException` where there is none that can be read.
     """
-    with pq.ParquetFile(root / release_file(table, as_of, run_id)) as file:
+    with pq.ParquetFile(root / release_file(table, as_of, run_id), page_checksum_verification=True) as file:
         rows = file.read()
     wanted = table.arrow_schema(rows.schema.metadata)
     have = set(rows.column_names)
