@@ -142,19 +142,18 @@ class ScheduleBook:
 
     def parameters(self) -> pd.DataFrame:
         """The rows of `ac_parameters`, every market with its parameters or its refusal."""
-        frame: pd.DataFrame = self._snapshot.table.to_pandas()
+        frame: pd.DataFrame = self._snapshot.read(None).to_pandas()
         return frame
 
     def markets(self, search: str = "", min_grade: str | None = None) -> pd.DataFrame:
         """Markets whose id contains `search`, with status, grade and the figures people ask for first."""
-        frame = self.parameters()
         names = ["market_id", "token_id", "status", "reason", "grade", "method", "kind", "calendar", "price", "adv"]
         names += ["sigma", "spread", "eta", "gamma"]
-        frame = frame[[n for n in names if n in frame.columns]]
+        frame: pd.DataFrame = self._snapshot.read(names).to_pandas()
         frame = frame[frame["market_id"].str.contains(search, case=False, regex=False)]
         if min_grade is not None:
             allowed = GRADES[: grade_index(min_grade) + 1]
-            frame = frame[frame["grade"].isin(allowed)] if "grade" in frame.columns else frame.iloc[:0]
+            frame = frame[frame["grade"].isin(allowed)]
         return frame.reset_index(drop=True)
 
     def frontier(

@@ -36,7 +36,7 @@ def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> 
         `change_pct`, by how much it has changed since [%].
     """
     snapshot, key = resolve(book, market_id, token_id)
-    row = snapshot.parameters(key)
+    row = snapshot.evidence(key)
     before = snapshot.parameters_before(key)
     meanings = {c.name: c for c in (*schema.TRAJECTORIES.columns, *schema.PARAMETERS.columns)}
     found: list[dict[str, Any]] = []

@@ -5,6 +5,7 @@ A snapshot never changes: it holds the run id it was opened with, and a row of a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tributary_opt import schema
 from tributary_opt.schedule_book.grid import (
@@ -31,6 +33,13 @@ from tributary_opt.storage.releases import Releases
 
 _REPAIR = "`tributary-opt check` says what to repair"
 
+_OF_AN_ORDER = (
+    *("run_id", "market_id", "token_id", "status", "reason", "detail", "grade", "calendar", "resolution_time"),
+    *("adv", "price", "sigma", "eta", "gamma", "epsilon", "reference_rate", "contract_multiplier", "tick_size"),
+    *("volume_profile", "variance_profile"),
+)
+"""Columns of `ac_parameters` that orders need: read when a release is opened, the others when they are asked for."""
+
 
 class ScheduleRefused(ValueError):
     """There is no schedule for what was asked; the message says why and how far off it is."""
@@ -42,8 +51,8 @@ class Snapshot:
     Parameters
     ----------
     run_id, as_of, published_at
-    parameters : pa.Table
-        All rows of `ac_parameters`.
+    read : callable
+        Columns of `ac_parameters`, of all its rows; all columns for None.
     rows : Rows
     before : callable
         The rows of `ac_parameters` of the release that was current before this one; None where there was none.
@@ -54,13 +63,14 @@ class Snapshot:
         run_id: str,
         as_of: date,
         published_at: datetime | None,
-        parameters: pa.Table,
+        read: Callable[[Sequence[str] | None], pa.Table],
         rows: Rows,
         before: Callable[[], pa.Table | None],
     ):
-        self.run_id, self.as_of, self.published_at, self.table = run_id, as_of, published_at, parameters
-        of_run(parameters, run_id, schema.PARAMETERS.name)
-        keys = zip(parameters["market_id"].to_pylist(), parameters["token_id"].to_pylist(), strict=True)
+        self.run_id, self.as_of, self.published_at, self.read = run_id, as_of, published_at, read
+        self._few = read(_OF_AN_ORDER)
+        of_run(self._few, run_id, schema.PARAMETERS.name)
+        keys = zip(self._few["market_id"].to_pylist(), self._few["token_id"].to_pylist(), strict=True)
         self.places = {key: place for place, key in enumerate(keys)}
         self.tokens: dict[str, list[str]] = {}
         for market_id, token_id in self.places:
@@ -70,17 +80,21 @@ class Snapshot:
         self._rows, self._before = rows, before
 
     def parameters(self, key: Key) -> dict[str, Any]:
-        """The row of `ac_parameters`; made into values where asked for, which for all would take a while."""
+        """What an order needs of the row of `ac_parameters`; made into values where asked for."""
         found = self._parameters.get(key)
         if found is None:
-            found = self._parameters[key] = self.table.slice(self.places[key], 1).to_pylist()[0]
+            found = self._parameters[key] = self._few.slice(self.places[key], 1).to_pylist()[0]
         return found
 
+    def evidence(self, key: Key) -> dict[str, Any]:
+        """The whole row of `ac_parameters`."""
+        return dict(self.read(None).slice(self.places[key], 1).to_pylist()[0])
+
     def column(self, name: str) -> np.ndarray:
-        """A column of `ac_parameters`, in the order of `places`: doubles with NaN, words with None."""
+        """A column that orders need, in the order of `places`: doubles with NaN, words with None."""
         found = self._columns.get(name)
         if found is None:
-            found = self._columns[name] = self.table[name].to_numpy()
+            found = self._columns[name] = self._few[name].to_numpy()
         return found
 
     def market(self, key: Key) -> Market:
@@ -131,7 +145,7 @@ def of_parquet(root: Path) -> Snapshot:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BookError(f"{root / parquet.MANIFEST} lacks {error}: `tributary-opt check` repairs it") from None
     try:
-        parameters = parquet.read_release_file(root, schema.PARAMETERS, as_of, run_id)
+        parameters = _ParquetColumns(root / parquet.release_file(schema.PARAMETERS, as_of, run_id))
         rows = ParquetRows(path, run_id)
     except FileNotFoundError:
         files = (root / parquet.release_file(schema.PARAMETERS, as_of, run_id), path)
@@ -141,7 +155,7 @@ def of_parquet(root: Path) -> Snapshot:
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise unreadable(f"a file of run {run_id}", error) from None
-    for name, found in ((schema.PARAMETERS.name, parameters.num_rows), (schema.TRAJECTORIES.name, rows.count)):
+    for name, found in ((schema.PARAMETERS.name, parameters.count), (schema.TRAJECTORIES.name, rows.count)):
         if rows_told[name] not in (None, found):
             raise BookError(f"{name} of run {run_id} has {found} rows, {parquet.MANIFEST} says {rows_told[name]}")
 
@@ -156,7 +170,7 @@ def of_parquet(root: Path) -> Snapshot:
             raise unreadable(f"the run before, {earlier[1]} as of {earlier[0]},", error) from None
 
     stamp = datetime.fromisoformat(published) if published else None
-    return Snapshot(run_id, as_of, stamp, parameters, rows, rows_before)
+    return Snapshot(run_id, as_of, stamp, parameters.read, rows, rows_before)
 
 
 def of_questdb(db: QuestDB) -> Snapshot:
@@ -185,4 +199,29 @@ def of_questdb(db: QuestDB) -> Snapshot:
         earlier = releases.previous(pointer)
         return None if earlier is None else releases.read(schema.PARAMETERS, earlier.as_of, earlier.run_id)
 
-    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, parameters, rows, rows_before)
+    def read(names: Sequence[str] | None) -> pa.Table:
+        return parameters if names is None else parameters.select(names)
+
+    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, read, rows, rows_before)
+
+
+class _ParquetColumns:
+    """The parameters' file held open; a column is read when it is asked for."""
+
+    def __init__(self, path: Path):
+        self._path, self._lock = path, threading.Lock()
+        self._file = pq.ParquetFile(path, page_checksum_verification=True)
+        self.count = self._file.metadata.num_rows
+
+    def read(self, names: Sequence[str] | None) -> pa.Table:
+        """Columns in today's schema: what the file is too old to have is null."""
+        types = {column.name: schema.ARROW_TYPES[column.type] for column in schema.PARAMETERS.columns}
+        wanted = list(types) if names is None else list(names)
+        have = set(self._file.schema_arrow.names)
+        try:
+            with self._lock:
+                rows = self._file.read(columns=[n for n in wanted if n in have])
+            columns = [rows[n].cast(types[n]) if n in have else pa.nulls(self.count, types[n]) for n in wanted]
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(str(self._path), error) from None
+        return pa.table(columns, names=wanted)
