@@ -50,7 +50,8 @@ def test_schedule_as_csv_and_json_is_the_same_and_adds_up(root: Path) -> None:
     ask = ("schedule", "ALPHA", "1234", "--urgency", "2", *EVER)
     csv = pd.read_csv(io.StringIO(run(root, *ask, "--csv").stdout))
     told = pd.DataFrame(json.loads(run(root, *ask, "--json").stdout))
-    assert list(csv.columns) == ["time", "trade", "left", "price"]
+    assert list(csv.columns) == ["time", "trade", "left", "price", "source", "run_id", "grade", "age_hours"]
+    assert set(csv["run_id"]) == {"a" * 16}
     np.testing.assert_allclose(csv["trade"].sum(), 1234.0, rtol=1e-14)
     np.testing.assert_allclose(told["trade"], csv["trade"], rtol=1e-12)
 
@@ -148,6 +149,10 @@ def test_a_terminal_of_80_columns_shows_whole_words(screens: dict[str, list[str]
         (("schedule", "ALPHA", "4000", "--urgency", "1", "--max-participation", "0.001", *EVER), "shortest feasible"),
         (("frontier", "ALPHA", "1", "--strategy", "twap", *EVER), "has no risk level"),
         (("compare", "ALPHA", "1", "--decay-time", "0.0001", *EVER), "means an urgency of"),
+        (
+            ("schedule", "ALPHA", "900", "--cost-budget-bps", "1", *EVER),
+            "expected_cost = 1: it can be from 5.776",
+        ),
         (("markets", "--min-grade", "Z"), "a grade is one of A, B, C, D"),
     ],
 )

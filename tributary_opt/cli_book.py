@@ -149,6 +149,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
                 "trade": t.trade_sizes,
                 "left": t.holdings[1:],
                 "price": t.params["slice_prices"],
+                **{name: t.params[name] for name in ("source", "run_id", "grade", "age_hours")},
             }
         )
         p = t.params
@@ -162,7 +163,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
             _err.print(f"warning: {said}", markup=False, highlight=False, soft_wrap=True)
         unit = "day" if start is None else "UTC"
         labels = {"time": f"time [{unit}]", "trade": "trade [contracts]", "left": "left [contracts]"}
-        _show(slices, as_json, as_csv, title, labels=labels)
+        _show(slices, as_json, as_csv, title, first=list(slices.columns[:4]), labels=labels)
 
     @app.command()
     def frontier(
@@ -294,7 +295,7 @@ def _explain(market: str, found: pd.DataFrame) -> None:
     for stage, rows in found.groupby("stage", sort=False):
         _out.print(f"\n[bold]{escape(str(stage))}[/]", highlight=False)
         for row in rows.to_dict("records"):
-            said = {name: _text(value).removesuffix(" 00:00:00+00:00") for name, value in row.items()}
+            said = {name: _text(value).removesuffix(" 00:00:00") for name, value in row.items()}
             if not said["value"]:
                 continue
             line = f"{said['name']:<16} {said['value']} {said['unit'].removeprefix('-')}".rstrip()
@@ -311,4 +312,6 @@ def _explain(market: str, found: pd.DataFrame) -> None:
 def _text(value: Any) -> str:
     if value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
         return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".")
     return f"{value:.6g}" if isinstance(value, float) else str(value)

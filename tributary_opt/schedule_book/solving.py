@@ -224,7 +224,10 @@ def _by_schedule(order: Order, kind: str, value: Any) -> float:
         if not 1 <= after <= place.n_steps:
             raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
         return risk_aversion_from_share_done(problem, share, after).risk_aversion
-    return risk_aversion_from_cost(problem, value * 1e-4 * place.size * place.params().price).risk_aversion
+    # In bps of the notional, in which the budget is given and a refusal should speak: E/u + (λu) V/u².
+    unit = 1e-4 * place.size * place.params().price
+    money = {name: getattr(problem, name) / unit for name in ("impact", "spread", "slice_sd", "gamma")}
+    return risk_aversion_from_cost(replace(problem, **money), value).risk_aversion / unit
 
 
 def urgency_of(place: Place, risk_aversion: float) -> float:
