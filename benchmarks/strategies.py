@@ -1,7 +1,8 @@
 """Speed and error of the solvers, against copying their own output and against what a user would otherwise pick.
 
-Run by hand: ``python benchmarks/strategies.py``. It makes a virtual environment of its own for the published
-`almgren-chriss` package (GPL: a subject of measurement, never a dependency); ``--offline`` leaves that line out.
+Run by hand, with the rows wanted or for all: ``python benchmarks/strategies.py [closed riccati … slsqp]``.
+``package`` makes a virtual environment of its own for the published `almgren-chriss` (GPL: a subject of measurement,
+never a dependency).
 
 N = 48, one thread, medians of 5 in one run, in processor time, so that a busy machine does not count. Errors are the
 largest over some of the same problems, in holdings and of X, against the optimality conditions solved in 50 digits.
@@ -34,9 +35,11 @@ from kkt_oracle import solve_exactly
 
 from tributary_opt.optimization import effective_eta, market_problem, solve_linear_grid
 from tributary_opt.optimization.problem import Problem, schedule_cost
-from tributary_opt.optimization.solver import _Chunk, _Shot, solve
+from tributary_opt.optimization.solver import solve
 
 N, RUNS, CHECKED = 48, 5, 8
+ROWS = ("closed", "riccati", "notebook", "package", "capped", "bisection", "slsqp")
+_WIDEST = 2.8  # caps add up to at most this many orders
 
 
 def seconds(job: Callable[[], object], runs: int = RUNS) -> float:
@@ -64,7 +67,7 @@ def error(shares: np.ndarray, reference: np.ndarray) -> str:
 
 
 def problems(count: int, *, power: bool, capped: bool, seed: int = 0) -> Problem:
-    """Orders of 0.1 to 20 time scales over volume profiles; where capped, caps bind in about half."""
+    """Orders of 0.1 to 20 time scales over volume profiles; where capped, caps bind in half (0.48 to 0.52 of 8,192)."""
     rng = np.random.default_rng(seed)
     k = rng.uniform(0.4, 0.9, count) if power else np.ones(count)
     size, unit = 10.0 ** rng.uniform(2, 6, count), 10.0 ** rng.uniform(-6, 0, count)
@@ -75,7 +78,7 @@ def problems(count: int, *, power: bool, capped: bool, seed: int = 0) -> Problem
     lam = k * (urgency / N) ** (k + 1) * unit / (size * np.square(sd[:, 0]))
     cap = np.full((count, N), np.inf)
     if capped:
-        cap = size[:, None] * volume / volume.sum(axis=1, keepdims=True) * rng.uniform(1.05, 6.0, (count, 1))
+        cap = size[:, None] * volume / volume.sum(axis=1, keepdims=True) * rng.uniform(1.05, _WIDEST, (count, 1))
     return Problem.of(size, impact, sd, lam, exponent=k, cap=cap, permanent="midprice")
 
 
@@ -84,32 +87,37 @@ def line(name: str, per: float, note: str) -> None:
 
 
 def main() -> None:
+    wanted = set(sys.argv[1:]) or set(ROWS)
+    if not wanted <= set(ROWS):
+        raise SystemExit(f"rows are {', '.join(ROWS)}; got {', '.join(sorted(wanted - set(ROWS)))}")
     print(f"{'N = 48':<58} {'us/schedule':>12}")
+    if wanted & {"closed", "notebook", "package"}:
+        constant(wanted)
+    if "riccati" in wanted:
+        riccati()
+    if wanted & {"capped", "bisection", "slsqp"}:
+        shooting(wanted)
+
+
+def constant(wanted: set[str]) -> None:
+    """Constant coefficients: the closed form, and what others have for it."""
     rng = np.random.default_rng(1)
     eta, gamma, sigma = (10 ** rng.uniform(a, b, 20_000) for a, b in ((-7, -3), (-10, -7), (-3, 0)))
     levels = [0, 0.5, 1, 3, 10]
     out = np.empty((20_000, 5, N + 1))
     markets = {"horizon": 1.0, "n_steps": N, "urgency": levels, "holdings": False, "remaining": out}
     grid = solve_linear_grid(eta, gamma, sigma, 0.01, [1000.0], **markets)  # type: ignore[arg-type]
-    constant = market_problem(
+    few = market_problem(
         1000.0, grid.risk_aversion[:CHECKED, 3], eta=eta[:CHECKED], gamma=gamma[:CHECKED], sigma=sigma[:CHECKED],
         epsilon=0.01, horizon=1.0, n_steps=N,
     )  # fmt: skip
-    reference = exact(constant)
+    reference = exact(few)
 
     took = seconds(lambda: solve_linear_grid(eta, gamma, sigma, 0.01, [1000.0], **markets))  # type: ignore[arg-type]
     copied = seconds(lambda: out.copy())
     ours = took / 1e5
     note = f"{took / copied:.1f} x copying its output; {error(out[:, 3], reference)}"
     line("closed form, 100,000 at once, E and V", ours, note)
-
-    linear = problems(100_000, power=False, capped=False)
-    found = solve(linear)
-    took = seconds(lambda: solve(linear))
-    copied = seconds(lambda: (found.slices.copy(), found.holdings.copy()))
-    shares = found.holdings[:CHECKED] / linear.order_size[:CHECKED, np.newaxis]
-    note = f"{took / copied:.1f} x copying its output; {error(shares, exact(linear))}"
-    line("Riccati, 100,000 at once, E and V", took / 1e5, note)
 
     def notebook(count: int = 500) -> list[list[float]]:
         paths = []
@@ -121,13 +129,27 @@ def main() -> None:
             paths.append([v / 1000.0 for v in x])
         return paths
 
-    took = seconds(notebook) / 500
-    note = f"{took / ours:.0f} x the closed form; {error(notebook(CHECKED), reference)}; overflows at κT 710"
-    line("notebook: np.sinh in a list comprehension, E and V", took, note)
-    if "--offline" not in sys.argv:
+    if "notebook" in wanted:
+        took = seconds(notebook) / 500
+        note = f"{took / ours:.0f} x the closed form; {error(notebook(CHECKED), reference)}; overflows at κT 710"
+        line("notebook: np.sinh in a list comprehension, E and V", took, note)
+    if "package" in wanted:
         lam = grid.risk_aversion[:200, 3]
         package(ours, np.column_stack([lam, eta[:200], gamma[:200], sigma[:200]]), reference)
 
+
+def riccati() -> None:
+    linear = problems(100_000, power=False, capped=False)
+    found = solve(linear)
+    took = seconds(lambda: solve(linear))
+    copied = seconds(lambda: (found.slices.copy(), found.holdings.copy()))
+    shares = found.holdings[:CHECKED] / linear.order_size[:CHECKED, np.newaxis]
+    note = f"{took / copied:.1f} x copying its output; {error(shares, exact(linear))}"
+    line("Riccati, 100,000 at once, E and V", took / 1e5, note)
+
+
+def shooting(wanted: set[str]) -> None:
+    """The power law under caps: costate shooting, bisection on the same sweep, and a general solver."""
     capped = problems(8192, power=True, capped=True)
     solution = solve(capped)
     binding = (solution.slices >= capped.cap).any(axis=1).mean()
@@ -137,26 +159,42 @@ def main() -> None:
     note = f"{solution.sweeps.mean():.1f} sweeps mean, caps bind in {binding:.0%}; {error(shares, reference)}"
     line("capped power law, 8,192 at once, E and V", shot, note)
 
-    chunk = _Chunk(capped)
-    path = [np.empty(0)]
+    if "bisection" in wanted:
+        path = bisection(capped)
+        slow = seconds(lambda: bisection(capped)) / 8192
+        line("the same by 60 sweeps of bisection", slow, f"{slow / shot:.1f} x ours; {error(path, reference)}")
+    if "slsqp" in wanted:
+        shares = []
+        took = seconds(lambda: shares.append(slsqp(capped, solution.slices)), RUNS) / CHECKED
+        note = f"{took / shot:.0f} x ours; {error(shares[-1], reference)}"
+        line("the same by scipy SLSQP with gradient", took, note)
 
-    def bisection() -> None:
-        sweep = _Shot(chunk, np.arange(8192), False)
-        low, high = sweep.floor(), np.log(sweep.most)
-        for _ in range(60):
-            level = 0.5 * (low + high)
-            under = sweep.sweep(level)[0] < 1.0
-            low, high = np.where(under, level, low), np.where(under, high, level)
-        path[0] = np.cumsum(sweep.path[::-1], axis=0)[::-1].T
 
-    slow = seconds(bisection) / 8192
-    halved = np.hstack([path[0], np.zeros((8192, 1))])
-    line("the same by 60 sweeps of bisection", slow, f"{slow / shot:.1f} x ours; {error(halved, reference)}")
-
-    shares = []
-    took = seconds(lambda: shares.append(slsqp(capped, solution.slices)), RUNS) / CHECKED
-    note = f"{took / shot:.0f} x ours; {error(shares[-1], reference)}"
-    line("the same by scipy SLSQP with gradient", took, note)
+def bisection(capped: Problem) -> np.ndarray:
+    """Holdings as shares, and E and V, by halving the logarithm of the last costate 60 times, without derivatives."""
+    size, k = capped.order_size, capped.exponent
+    unit = capped.impact.min(axis=1) * size**k
+    ease = np.ascontiguousarray((unit[:, None] / (capped.impact * size[:, None] ** k[:, None] * (1 + k[:, None]))).T)
+    risk = np.ascontiguousarray(2 * capped.risk_aversion * size / unit * np.square(capped.slice_sd).T)
+    cap, inverse = np.ascontiguousarray((capped.cap / size[:, None]).T), 1 / k
+    low, high = k * np.log(1e-290), np.log((1 + k) * 1e20)
+    path, price, work, total = (np.empty(shape) for shape in (ease.shape, *[size.shape] * 3))
+    for _ in range(60):
+        level = 0.5 * (low + high)
+        np.exp(level, out=price)
+        total[:] = 0.0
+        for j in range(N - 1, -1, -1):
+            np.multiply(risk[j], total, out=work)
+            np.add(price, work, out=price)
+            np.minimum(price, 1e40, out=price)
+            np.multiply(price, ease[j], out=work)
+            np.power(work, inverse, out=work)
+            np.minimum(work, cap[j], out=path[j])
+            np.add(total, path[j], out=total)
+        under = total < 1.0
+        low, high = np.where(under, level, low), np.where(under, high, level)
+    schedule_cost(capped, size[:, None] * path.T)
+    return np.hstack([np.cumsum(path[::-1], axis=0)[::-1].T, np.zeros((len(size), 1))])
 
 
 def slsqp(problems: Problem, best: np.ndarray) -> np.ndarray:

@@ -138,7 +138,8 @@ def solve(problem: Problem, *, most_sweeps: int = 200) -> Solution:
             costs = tuple(array[part] for array in cost)
             left[part] = ~linear.solve(_flat(problem, part), slices[part], holdings[part], costs)
     others = np.flatnonzero(left)
-    for part in in_parts(len(others), max(1, _CHUNK_ELEMENTS // n)):
+    rows = max(1, _CHUNK_ELEMENTS // n)
+    for part in (slice(start, start + rows) for start in range(0, len(others), rows)):
         whole = part if len(others) == count else others[part]
         own = _flat(problem, whole)
         chunk = _Chunk(own, most_sweeps)
@@ -424,22 +425,23 @@ class _Chunk:
             capped = shares >= fraction
             np.multiply(size, shares, out=shares)
             np.copyto(shares, cap, where=capped)
-            slices[:, whole] = np.minimum(shares, cap, out=shares)
+            np.minimum(shares, cap, out=shares)
             np.multiply(size, held, out=held)
             nothing_yet(shares, held)
-            holdings[:, whole] = held
-            lost = rows[np.isnan(shares).any(axis=0)]
+            if len(rows) == count:
+                slices, holdings = shares, held
+            else:
+                slices[:, rows], holdings[:, rows] = shares, held
+            lost = rows[np.isnan(shares[0])]
             if len(lost):
                 slices[:, lost] = holdings[:, lost] = np.nan
                 self.status[lost], self.method[lost] = SolveStatus.NOT_CONVERGED, Method.REFUSED
         return slices, holdings, sweeps
 
     def cost(self, slices: FloatArray, holdings: FloatArray) -> ScheduleCost:
-        """`schedule_cost` of schedules as `solve` gives them, once; from then on the chunk is of no more use."""
-        own = self.own
+        """`schedule_cost` of schedules as `solve` gives them, once: they and the chunk are of no use afterwards."""
         impact, spread, sd = self._costs
-        level = spread[0] if self.one_spread else spread
-        return cost_of_steps(own, slices.copy(), holdings.copy(), impact, level, sd)
+        return cost_of_steps(self.own, slices, holdings, impact, spread[0] if self.one_spread else spread, sd)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Everything else
@@ -634,23 +636,26 @@ class _Shot:
         self.pole = (1.0 - self.k) / (1.0 + self.k)
         self.ease = chunk.cheapness[:, all_rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
         self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, all_rows]
-        self.cap = np.where(self.ease > 0, chunk.fraction[:, all_rows], 0.0)
+        cheapness = chunk.cheapness[:, all_rows]
+        dearest, self.cap = cheapness.min(axis=0), chunk.fraction[:, all_rows]
+        if not dearest.all():  # slices without room or volume
+            dearest = np.where(cheapness > 0, cheapness, np.inf).min(axis=0)
+            self.cap = np.where(cheapness > 0, self.cap, 0.0)
         self.dearer = chunk.dearer[:, all_rows]
         self.one_spread = chunk.one_spread or not self.dearer.any()
         self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
         self.bent = bool(chunk.paper[rows].any())
         self.riskless = riskless
+        self.capped = bool(self.cap.min() < np.inf)
         self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
         self.late = self.anew = False
         # Where a shot starts anew at slice J: ε_J, from which prices are then counted, and what is traded after J.
         self.base, self.tail = np.zeros(len(rows)), np.zeros(0)
         self.held = np.zeros(len(rows))
         # Costates beyond this fill any slice to more than the overshoot; the bound keeps the recursion finite.
-        self.most = (
-            (1.0 + self.k)
-            * np.power(_OVERSHOOT, self.k)
-            / np.where(chunk.cheapness[:, all_rows] > 0, chunk.cheapness[:, all_rows], np.inf).min(axis=0)
-        ) + 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
+        self.most = (1.0 + self.k) * np.power(_OVERSHOOT, self.k) / dearest
+        if not self.one_spread:
+            self.most += 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -733,7 +738,7 @@ class _Shot:
 
     def sweep(self, level: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
         """x_0 and dx_0/dθ at last costates e^θ, and where the overshoot made the slope useless."""
-        count = len(level)
+        count, capped = len(level), self.capped or self.late
         price = np.exp(level)
         change = price.copy()
         total, slope = np.zeros(count), np.zeros(count)
@@ -761,11 +766,13 @@ class _Shot:
                     np.divide(more, above, out=more)
                     if not self.one_spread:
                         more[above == 0] = 0.0
-                np.less(traded, cap, out=below)
-                # The mask before the steep factor: 0 times an infinity would be no slope at all.
-                np.multiply(more, below, out=more)
+                if capped:
+                    np.less(traded, cap, out=below)
+                    # The mask before the steep factor: 0 times an infinity would be no slope at all.
+                    np.multiply(more, below, out=more)
                 np.multiply(more, change, out=self.slopes[j])
-                np.minimum(traded, cap, out=traded)
+                if capped:
+                    np.minimum(traded, cap, out=traded)
                 np.add(total, traded, out=total)
                 np.add(slope, self.slopes[j], out=slope)
                 if self.anew:
