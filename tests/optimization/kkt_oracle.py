@@ -163,7 +163,7 @@ def random_problems(
             size[:, None]
             * room
             / room.sum(axis=1, keepdims=True)
-            * rng.uniform(1.02, 1.5 if riskless else 4.0, (count, 1))
+            * rng.uniform(1.02, 2.1 if riskless else 4.6, (count, 1))
         )
         cap[rng.random(count) < 0.1] = np.inf
     spread = unit[:, None] * rng.uniform(0, 0.4, shape if spreads else (count, 1))

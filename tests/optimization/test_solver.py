@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from tributary_opt.optimization import SolveStatus
 from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem, schedule_cost
-from tributary_opt.optimization.solver import Method, kkt_residual, replan, solve
+from tributary_opt.optimization.solver import Method, Solution, kkt_residual, replan, solve
 
 KINDS: dict[str, dict[str, bool]] = {
     "closed form": {"power": False, "capped": False, "varying": False},
@@ -27,13 +27,17 @@ KINDS: dict[str, dict[str, bool]] = {
 }
 
 
+def caps_bind_in_about_half(problems: Problem, solution: Solution) -> bool:
+    return bool(0.4 <= (solution.slices >= problems.cap).any(axis=1).mean() <= 0.6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_objective_is_that_of_fifty_digits(kind: str) -> None:
     problems = random_problems(np.random.default_rng(11), 200, 6, **KINDS[kind])
     solution = solve(problems)
     assert (solution.status == SolveStatus.OK).all()
     if KINDS[kind]["capped"]:
-        assert (solution.slices >= problems.cap).any(axis=1).mean() >= 0.45
+        assert caps_bind_in_about_half(problems, solution)
     for i in range(200):
         one = problems.take(i)
         exact = solve_exactly(one)
@@ -45,6 +49,7 @@ def test_power_law_with_unpaid_permanent_impact_is_that_of_fifty_digits() -> Non
     problems = random_problems(np.random.default_rng(12), 200, 4, power=True, capped=True, varying=True, paper=True)
     solution = solve(problems)
     assert (solution.status == SolveStatus.OK).all()
+    assert caps_bind_in_about_half(problems, solution)
     assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
     for i in range(200):
         assert optimality_gap(problems.take(i), solution.slices[i]) <= 1e-12
