@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from tributary_opt import (
     generate_market_order_trajectory,
     generate_twap_trajectory,
 )
-from tributary_opt.optimization import SolveStatus, decay_rate, linear_shapes, solve_linear_grid
+from tributary_opt.optimization import SolveStatus, decay_rate, linear_shapes, market_problem, solve_linear_grid
 from tributary_opt.optimization.scheduler import InfeasibleSchedule, schedule_order
+from tributary_opt.optimization.solver import kkt_residual
+from tributary_opt.optimization.solver import solve as solve_problem
+from tributary_opt.optimization.strategies import generate_ac_volume_time_trajectory
 
 SMOKE = calibrate_ac_params(50_000, 0.02, 0.05, 0.50)  # S: the smoke-test market, tau = 1 day
 
@@ -213,3 +217,130 @@ def test_fault_24_quotients_of_floats() -> None:
     for size, lot, lots in ((0.3, 0.1, 3), (0.6, 0.2, 3), (0.7, 0.1, 7), (4.35, 0.05, 87)):
         t = schedule_order(size, 5, smoke(5), 0.0, lot_size=lot)
         assert (sum(t.params["lots"]), t.params["remainder"], len(t.trade_sizes)) == (lots, 0, 5)
+
+
+def test_fault_14_urgency_that_knows_neither_impact_nor_size() -> None:
+    """Others' schedule is λσ alone (1671 1669 … for any ADV); and NaN cast to whole contracts is -2^63."""
+    params = calibrate_ac_params(1e6, 0.02, 0.02, 50.0)
+    thin = calibrate_ac_params(1e3, 0.02, 0.02, 50.0)
+    first = [generate_ac_trajectory(10_000, 6, p, 1e-4).trade_sizes[0] for p in (params, thin)]
+    assert first[0] > 2 * first[1]  # a thousand times the impact: slower
+    power = [
+        generate_ac_trajectory(size, 6, params, 1e-4, impact_law="power").trade_sizes[0] / size for size in (1e3, 1e5)
+    ]
+    assert power[0] != pytest.approx(power[1], rel=1e-3)
+    for lam in (5.0, 5e4, 1e300):
+        t = schedule_order(10_000, 6, params, lam, lot_size=1.0)
+        assert all(n >= 0 for n in t.params["lots"])
+        assert sum(t.params["lots"]) == 10_000
+    with pytest.raises(ValueError, match="risk_aversion"):
+        schedule_order(10_000, 6, params, math.nan, lot_size=1.0)
+
+
+def test_fault_15_decay_rate_without_its_inverse_hyperbolic_cosine() -> None:
+    """κ 0.8463 (not 1.760), E 1,140,715 (not 1,865,248), V 2.02e11 (not 9.3e11: x_0 is no risk); λ = 0 is TWAP."""
+    t = generate_ac_trajectory(1e6, 5, paper(5, 5.0), 2e-6)
+    assert t.params["kappa"] == pytest.approx(0.84629713450125627, rel=1e-14)
+    assert t.params["expected_cost"] == pytest.approx(1140715.1670497853, rel=1e-13)
+    assert t.params["cost_variance"] == pytest.approx(201931287150.52432, rel=1e-13)
+    for n in (5, 10, 50):  # the risk-neutral path does not move with the grid
+        neutral = generate_ac_trajectory(1e6, n, paper(n, 5.0), 0.0).holdings
+        np.testing.assert_allclose(neutral[:: n // 5], [1e6, 8e5, 6e5, 4e5, 2e5, 0.0], rtol=1e-14)
+
+
+def test_fault_16_permanent_impact_in_the_decay_rate_and_a_concave_objective() -> None:
+    """γ only enters by η̃ (κ rises), its cost is γX²/2; a U-shaped volume gives a schedule, not all in slice 1."""
+    kappas = []
+    for gamma in (0.0, 1e-7, 2.5e-7):
+        p = dataclasses.replace(paper(5, 5.0), gamma=gamma)
+        kappas.append(generate_ac_trajectory(1e6, 5, p, 2e-6).params["kappa"])
+        plain = generate_ac_trajectory(1e6, 5, p, 2e-6, permanent="midprice")
+        assert plain.params["kappa"] == pytest.approx(kappas[0], rel=1e-14)
+        without = generate_ac_trajectory(1e6, 5, dataclasses.replace(p, gamma=0.0), 2e-6, permanent="midprice")
+        lasting = plain.params["expected_cost"] - without.params["expected_cost"]
+        assert lasting == pytest.approx(gamma * 1e12 / 2, rel=1e-9)
+    assert kappas == sorted(kappas)
+    shape = np.array([3.0, 1.5, 1.0, 1.0, 1.5, 3.0])
+    slow = generate_ac_volume_time_trajectory(1000, shape, smoke(6), 1e-12).trade_sizes
+    np.testing.assert_allclose(slow, 1000 * shape / shape.sum(), rtol=1e-6)
+    # From the normal equations of the quadratic programme, which nothing here solves by recursion.
+    s, lam = 0.025**2 / 6, 5.0
+    a = (4e-5 - 4e-6 / 12) * 6 * (shape.sum() / 6) / shape
+    held = np.tril(np.ones((6, 6)), -1).T
+    system = np.block(
+        [[2 * (np.diag(a) + lam * s * held.T @ held), np.ones((6, 1))], [np.ones((1, 6)), np.zeros((1, 1))]]
+    )
+    exact = np.linalg.solve(system, np.r_[np.zeros(6), 1000.0])[:6]
+    np.testing.assert_allclose(
+        generate_ac_volume_time_trajectory(1000, shape, smoke(6), lam).trade_sizes, exact, rtol=1e-9
+    )
+
+
+def test_fault_17_power_law_by_a_general_optimiser() -> None:
+    """β 0.6 at N = 50 within 1e-12 (others: 1.28 % above the optimum); β 0.9 and N = 200 as well."""
+    law: dict[str, Any] = {"epsilon": 0.0, "impact_law": "power", "reference_rate": 1.0, "permanent": "midprice"}
+    w3 = market_problem(1e6, 2.5e-6, eta=2e-4, gamma=0.0, sigma=0.02, horizon=50, n_steps=50, alpha=0.6, **law)
+    found = solve_problem(w3)
+    assert found.holdings[1] == pytest.approx(971412.27406463111, rel=1e-12)
+    assert found.cost.expected_cost == pytest.approx(77368.206587433523, rel=1e-12)
+    for beta, n, lam in ((0.9, 50, 2.5e-6), (0.6, 200, 2.5e-6), (0.6, 1440, 2.5e-2)):
+        hard = market_problem(1e6, lam, eta=2e-4, gamma=0.0, sigma=0.02, horizon=50, n_steps=n, alpha=beta, **law)
+        best = solve_problem(hard)
+        assert kkt_residual(hard, best.slices) <= 1e-10
+        assert math.fsum(best.slices) == pytest.approx(1e6, rel=1e-15)
+
+
+def test_fault_18_exponent_above_one_and_an_end_that_is_not_zero() -> None:
+    with pytest.raises(ValueError, match="more than 1 is not solved"):
+        market_problem(
+            1e5, 1e-6, eta=1.0, gamma=0.0, sigma=1.0, epsilon=0.0, horizon=1.0, n_steps=10, impact_law="power",
+            alpha=2.0, reference_rate=1.0,
+        )  # fmt: skip
+    for n in (3, 50):
+        t = generate_ac_trajectory(
+            5000, n, dataclasses.replace(smoke(n), reference_rate=500.0), 1.0, impact_law="power"
+        )
+        assert t.holdings[-1] == 0
+    assert decay_rate(1e-16, 1.0, 1.0, 1.0) == pytest.approx(1e-8, rel=1e-15)
+
+
+def test_fault_19_whole_contracts_by_cutting_off() -> None:
+    """int() loses contracts; λ = 0 and N = 1,000 raise elsewhere."""
+    for lam, n in ((0.0, 7), (0.0, 1000), (1e-3, 1000)):
+        t = generate_ac_trajectory(1000, n, smoke(n), lam)
+        assert math.fsum(t.trade_sizes) == pytest.approx(1000, rel=1e-15)
+        assert sound(t)
+        assert sum(schedule_order(1000, min(n, 200), smoke(n), lam, lot_size=1.0).params["lots"]) == 1000
+
+
+def test_fault_22_one_decay_rate_per_step_whatever_the_step() -> None:
+    """Eight half-hours and the same day in minutes sell about as much in the first half-hour."""
+    eighths, minutes = (generate_ac_trajectory(5000, n, smoke(n), 1.0) for n in (8, 480))
+    first = 1 - eighths.holdings[1] / 5000, 1 - minutes.holdings[60] / 5000
+    assert first[0] == pytest.approx(first[1], rel=0.02)
+    assert sound(generate_ac_trajectory(5000, 480, smoke(480), 0.0))
+
+
+def test_fault_26_tiny_risk_aversion_jumps_to_everything_at_once() -> None:
+    """λ, λ/10, … : the path tends to TWAP and never jumps; large κT stays finite; γ is not dropped."""
+    market = AlmgrenChrissParams(0.1, 0.0, 0.01, 0.5, 0.1)
+    line = 1000 * (1 - np.arange(11) / 10)
+    away = [np.abs(generate_ac_trajectory(1000, 10, market, 10.0**-e).holdings - line).max() for e in range(0, 301, 1)]
+    assert (np.diff(away) <= 1e-12).all()
+    assert np.abs(generate_ac_trajectory(1000, 10, market, 2e-13).holdings - line).max() < 1e-9
+    for urgency in (1414.0, 3846.0):
+        n = 100_000
+        rate = 2 / market.tau * math.sinh(urgency / n / 2)  # κ̃ of this κT
+        t = generate_ac_trajectory(1000, n, market, rate**2 * 0.1 / 0.01**2)
+        assert t.params["urgency"] == pytest.approx(urgency, rel=1e-9)
+        assert sound(t)
+    with_gamma = generate_ac_trajectory(1000, 10, dataclasses.replace(market, gamma=0.5), 1e-3)
+    assert with_gamma.params["eta_tilde"] == pytest.approx(0.1 - 0.5 * 0.1 / 2, rel=1e-15)
+
+
+def test_fault_27_root_inverted() -> None:
+    """Mid-horizon holding at λ = 1e-6 is 0.2121 of the order; front-loading rises with λ."""
+    fine = generate_ac_trajectory(1e6, 10_000, paper(10_000, 5.0), 1e-6)
+    assert fine.holdings[5000] / 1e6 == pytest.approx(0.2121, abs=5e-5)
+    first = [generate_ac_trajectory(1e6, 5, paper(5, 5.0), 10.0**e).trade_sizes[0] for e in range(-9, 0)]
+    assert (np.diff(first) > 0).all()
