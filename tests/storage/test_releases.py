@@ -27,7 +27,7 @@ from hypothesis import settings as hypothesis_settings
 from tributary_opt import schema
 from tributary_opt.report.page import parameter_history
 from tributary_opt.settings import QuestDBServer, Retention
-from tributary_opt.storage import parquet
+from tributary_opt.storage import parquet, release_rows
 from tributary_opt.storage import releases as module
 from tributary_opt.storage.frames import canonical, table_digest, typed
 from tributary_opt.storage.questdb import QuestDB
@@ -57,8 +57,9 @@ def migrated(questdb_server: QuestDBServer) -> Iterator[QuestDB]:
 
 
 @pytest.fixture
-def db(migrated: QuestDB) -> QuestDB:
-    """Our tables, empty: truncated, which takes a twentieth of the time of making them anew."""
+def db(migrated: QuestDB, monkeypatch: pytest.MonkeyPatch) -> QuestDB:
+    """Our tables, empty: truncated, which takes a twentieth of the time of making them anew. Rows go two at a time."""
+    monkeypatch.setattr(release_rows, "ROWS_AT_ONCE", 2)
     for table in schema.TABLES:
         migrated.execute(f"TRUNCATE TABLE {table}")
     for table in schema.TABLES:
@@ -187,7 +188,7 @@ def test_rows_sent_in_many_requests_are_one_release(releases: Releases, monkeypa
     parameters, trajectories = made("x")
     trajectories.loc[1, "remaining"] = None
     lists = pa.array(trajectories["remaining"], pa.list_(pa.float64()))
-    monkeypatch.setattr(module, "_ROWS_PER_REQUEST", 4)
+    monkeypatch.setattr(release_rows, "ROWS_AT_ONCE", 4)
     in_lists = trajectories.assign(remaining=pd.arrays.ArrowExtensionArray(lists))
     outcome = releases.publish(a_run(MONDAY, "x"), parameters, in_lists)
     assert outcome.current
@@ -407,6 +408,10 @@ def current_run_counts(root: Path) -> dict[str, int]:
     [
         ("UPDATE ac_parameters SET adv = 1.0 WHERE run_id = '{run}'", "ac_parameters holds other values"),
         ("UPDATE ac_trajectories SET status = NULL WHERE run_id = '{run}'", "ac_trajectories holds other values"),
+        *(
+            (f"UPDATE ac_trajectories SET kappa = 1.0 WHERE run_id = '{{run}}' AND market_id = '{market}'", "values")
+            for market in ("M000", "M001", "M002")
+        ),
         (
             "INSERT INTO ac_trajectories (as_of, run_id, market_id, token_id) VALUES ('2026-01-06', '{run}', 'Z', 'Z')",
             "ac_trajectories holds 7 rows of run {run}, which has 6",
@@ -471,7 +476,7 @@ ALL_TYPES = schema.Table(
     "all_types",
     "one column of each type",
     (
-        schema.Column("at", "TIMESTAMP", "", ""),
+        schema.Column("as_of", "TIMESTAMP", "", ""),
         schema.Column("run_id", "SYMBOL", "", ""),
         schema.Column("market_id", "SYMBOL", "", ""),
         schema.Column("s", "SYMBOL", "", ""),
@@ -482,7 +487,7 @@ ALL_TYPES = schema.Table(
         schema.Column("t", "TIMESTAMP", "", ""),
         schema.Column("a", "DOUBLE[]", "", ""),
     ),
-    ("at", "run_id", "market_id"),
+    ("as_of", "run_id", "market_id"),
     "DAY",
 )
 one_row = st.tuples(
@@ -511,7 +516,7 @@ def all_types(rows: list[tuple[Any, ...]], run_id: str) -> pd.DataFrame:
             "a": pd.Series([None if a is None else np.array(a, dtype=float) for a in values["a"]], dtype=object),
         }
     )
-    return typed(ALL_TYPES, frame.assign(at=pd.Timestamp("2026-01-05", tz="UTC"), run_id=run_id))
+    return typed(ALL_TYPES, frame.assign(as_of=pd.Timestamp(MONDAY, tz="UTC"), run_id=run_id))
 
 
 @pytest.fixture
@@ -539,6 +544,7 @@ def test_what_is_read_back_has_the_digest_of_what_was_written(
     stored = canonical(ALL_TYPES, types.query(f"SELECT * FROM all_types WHERE run_id = '{run_id}'"))
     digest = table_digest(ALL_TYPES.columns, written)
     assert table_digest(ALL_TYPES.columns, stored) == digest
+    assert release_rows.difference(types, ALL_TYPES, MONDAY, run_id, written) is None
     parquet.write_release_file(tmp_path, ALL_TYPES, stored.cast(ALL_TYPES.arrow_schema()), MONDAY, run_id)
     filed = parquet.read_release_file(tmp_path, ALL_TYPES, MONDAY, run_id)
     assert table_digest(ALL_TYPES.columns, filed) == digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import pyarrow.compute as pc
 from tributary_opt import schema
 
 _INTEGERS: dict[str, pd.Int32Dtype | pd.Int64Dtype] = {"INT": pd.Int32Dtype(), "LONG": pd.Int64Dtype()}
+
+_LISTS_AT_ONCE = 10_000  # bounds the copy
 
 
 def typed(table: schema.Table, frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,12 +67,23 @@ def table_digest(columns: tuple[schema.Column, ...], rows: pa.Table) -> str:
             lengths = pc.list_value_length(array).fill_null(0).to_numpy()
             digest.update(lengths.astype(np.int64).tobytes())
             for chunk in array.chunks:
-                flat = np.ascontiguousarray(chunk.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False))
-                digest.update(flat.data)
+                for start in range(0, len(chunk), _LISTS_AT_ONCE):
+                    flat = chunk.slice(start, _LISTS_AT_ONCE).flatten().fill_null(np.nan)
+                    digest.update(np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).data)
         else:
             plain = array.cast(pa.int64()) if pa.types.is_timestamp(array.type) else array
             digest.update(np.ascontiguousarray(plain.drop_null().to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()
+
+
+def same_rows(columns: tuple[schema.Column, ...], parts: Iterable[pa.Table], rows: pa.Table) -> bool:
+    """Whether the parts, one after the other, are rows in canonical order: the same digest at the same place."""
+    start = 0
+    for part in parts:
+        if table_digest(columns, part) != table_digest(columns, rows.slice(start, part.num_rows)):
+            return False
+        start += part.num_rows
+    return bool(start == rows.num_rows)
 
 
 def _typed(values: pd.Series, kind: str) -> pd.Series:

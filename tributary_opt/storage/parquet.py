@@ -68,11 +68,14 @@ def read_release_file(root: Path, table: schema.Table, as_of: date, run_id: str)
     Raises FileNotFoundError where there is no file, `pyarrow.ArrowException` where there is none that can be read.
     """
     with pq.ParquetFile(root / release_file(table, as_of, run_id), page_checksum_verification=True) as file:
-        rows = file.read()
-    wanted = table.arrow_schema(rows.schema.metadata)
-    have = set(rows.column_names)
-    columns = [rows[f.name].cast(f.type) if f.name in have else pa.nulls(rows.num_rows, f.type) for f in wanted]
-    return pa.table(columns, schema=wanted)
+        return _in_todays_schema(table, file.read())
+
+
+def release_file_parts(root: Path, table: schema.Table, as_of: date, run_id: str) -> Iterator[pa.Table]:
+    """The same rows, a row group at a time."""
+    with pq.ParquetFile(root / release_file(table, as_of, run_id), page_checksum_verification=True) as file:
+        for i in range(file.num_row_groups):
+            yield _in_todays_schema(table, file.read_row_group(i))
 
 
 def write_page(root: Path, text: str, as_of: date, run_id: str) -> Path:
@@ -125,6 +128,13 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _in_todays_schema(table: schema.Table, rows: pa.Table) -> pa.Table:
+    wanted = table.arrow_schema(rows.schema.metadata)
+    have = set(rows.column_names)
+    columns = [rows[f.name].cast(f.type) if f.name in have else pa.nulls(rows.num_rows, f.type) for f in wanted]
+    return pa.table(columns, schema=wanted)
 
 
 def _row_groups(rows: pa.Table) -> list[tuple[int, int]]:

@@ -29,16 +29,14 @@ from filelock import FileLock, Timeout
 
 from tributary_opt import schema
 from tributary_opt.settings import Retention
-from tributary_opt.storage import parquet
-from tributary_opt.storage.frames import canonical, table_digest, typed
-from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
+from tributary_opt.storage import parquet, release_rows
+from tributary_opt.storage.frames import canonical, same_rows, table_digest, typed
+from tributary_opt.storage.questdb import QuestDB, quote
+from tributary_opt.storage.release_rows import midnight
 
 DATASET = "ac"
 STEPS = ("rows", "verified", "parquet", "pointer", "manifest")
 """The publishing protocol, in order."""
-
-_ROWS_PER_REQUEST = 50_000
-"""A request is built in memory, at a kilobyte a row: one for a whole night would be half of what the night needs."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,7 +141,7 @@ class Releases:
         rows = self._db.rows(
             "SELECT published_at, run_id, as_of, reason FROM ac_published WHERE dataset = %s AND as_of < %s "
             "ORDER BY as_of DESC, published_at DESC LIMIT 1",
-            (DATASET, _midnight(as_of)),
+            (DATASET, midnight(as_of)),
         )
         return Pointer(_aware(rows[0][0]), rows[0][1], rows[0][2].date(), rows[0][3]) if rows else None
 
@@ -181,11 +179,7 @@ class Releases:
 
     def read(self, table: schema.Table, as_of: date, run_id: str) -> pa.Table:
         """A run's rows of a table as stored in QuestDB, sorted by key."""
-        rows = self._db.query(
-            f"SELECT {', '.join(table.names)} FROM {table.name} "
-            f"WHERE as_of = {timestamp_literal(_midnight(as_of))} AND run_id = {quote(run_id)}"
-        )
-        return canonical(table, rows)
+        return release_rows.read(self._db, table, as_of, run_id)
 
     # --- publishing ------------------------------------------------------------------------------------------
 
@@ -243,7 +237,8 @@ class Releases:
             self._repair()
             rows = {schema.PARAMETERS.name: parameters, schema.TRAJECTORIES.name: trajectories}
             tables = {
-                table.name: canonical(table, _with_key(table, rows[table.name], run)) for table in schema.RELEASE_TABLES
+                table.name: canonical(table, release_rows.with_key(table, rows[table.name], run.as_of, run.run_id))
+                for table in schema.RELEASE_TABLES
             }
             digests = {name: table_digest(schema.TABLES[name].columns, table) for name, table in tables.items()}
             run = replace(
@@ -255,18 +250,16 @@ class Releases:
                 trajectories_digest=digests[schema.TRAJECTORIES.name],
             )
             stored = self._is_complete(run.run_id) and not any(
-                self._difference(table, run, tables[table.name].num_rows, digests[table.name])
-                for table in schema.RELEASE_TABLES
+                self._difference(table, run, tables[table.name]) for table in schema.RELEASE_TABLES
             )
             if not stored:
                 self.record(run)
                 for table in schema.RELEASE_TABLES:
-                    for part in _parts(rows[table.name]):
-                        self._db.send(table, _with_key(table, part, run))
+                    release_rows.write(self._db, table, rows[table.name], run.as_of, run.run_id)
             on_step("rows")
             if not stored:
                 for table in schema.RELEASE_TABLES:
-                    difference = self._difference(table, run, tables[table.name].num_rows, digests[table.name])
+                    difference = self._difference(table, run, tables[table.name])
                     if difference:
                         raise ReleaseError(
                             f"{difference}: run {run.run_id} is not published; see `tributary-opt check`, then run the "
@@ -275,7 +268,7 @@ class Releases:
             on_step("verified")
             row = {"package_version": run.package_version, "numpy_version": run.numpy_version}
             files = {
-                table.name: self._file(table, run.as_of, run.run_id, row, tables[table.name], digests[table.name])
+                table.name: self._file(table, run.as_of, run.run_id, row, tables[table.name])
                 for table in schema.RELEASE_TABLES
             }
             on_step("parquet")
@@ -455,15 +448,8 @@ class Releases:
         known = self.run(run_id)
         return known is not None and known["state"] == "complete"
 
-    def _difference(self, table: schema.Table, run: Run, n_rows: int, digest: str) -> str | None:
-        """In what the rows of a run that readers see differ from those it has; None where they are the same."""
-        self._db.wait(table.name)
-        stored = self.read(table, run.as_of, run.run_id)
-        if stored.num_rows != n_rows:
-            return f"{table.name} holds {stored.num_rows} rows of run {run.run_id}, which has {n_rows}"
-        if table_digest(table.columns, stored) != digest:
-            return f"{table.name} holds other values than run {run.run_id} has"
-        return None
+    def _difference(self, table: schema.Table, run: Run, written: pa.Table) -> str | None:
+        return release_rows.difference(self._db, table, run.as_of, run.run_id, written)
 
     def _point(self, run: Run) -> tuple[Pointer | None, str]:
         """Move the pointer where the rule allows it: the pointer if the run is current now, and why it is or is not."""
@@ -485,7 +471,7 @@ class Releases:
         self._db.execute(
             "INSERT INTO ac_published (published_at, dataset, run_id, as_of, schema_version, reason) "
             "VALUES (%s, %s, %s, %s, %s, %s)",
-            (now, DATASET, run_id, _midnight(as_of), schema.SCHEMA_VERSION, reason),
+            (now, DATASET, run_id, midnight(as_of), schema.SCHEMA_VERSION, reason),
         )
         seen = self._settled()
         if seen != new:
@@ -550,29 +536,16 @@ class Releases:
                     f"{table.name} no longer holds run {run_id} as it was published ({stored.num_rows} rows): "
                     "it may be older than the nights kept; choose another of `tributary-opt runs`"
                 )
-            files[table.name] = self._file(table, as_of, run_id, row, stored, digest)
+            files[table.name] = self._file(table, as_of, run_id, row, stored)
         return files
 
-    def _file(
-        self, table: schema.Table, as_of: date, run_id: str, row: dict[str, Any], rows: pa.Table, digest: str
-    ) -> Path:
+    def _file(self, table: schema.Table, as_of: date, run_id: str, row: dict[str, Any], rows: pa.Table) -> Path:
         """The file of a run's rows, written unless it is there and sound: what a reader has found stays as it is."""
         with contextlib.suppress(FileNotFoundError, pa.ArrowException, OSError):
-            there = parquet.read_release_file(self.root, table, as_of, run_id)
-            if table_digest(table.columns, there) == digest:
+            if same_rows(table.columns, parquet.release_file_parts(self.root, table, as_of, run_id), rows):
                 return parquet.release_file(table, as_of, run_id)
         described = rows.cast(table.arrow_schema(_parquet_metadata(run_id, as_of, row)))
         return parquet.write_release_file(self.root, table, described, as_of, run_id)
-
-
-def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Rows in the portions in which they are sent. The run id is read by nobody yet, so no reader can see a part."""
-    for start in range(0, len(rows), _ROWS_PER_REQUEST):
-        yield rows.iloc[start : start + _ROWS_PER_REQUEST]
-
-
-def _with_key(table: schema.Table, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
-    return typed(table, rows.assign(as_of=_stamp(run.as_of), run_id=run.run_id))
 
 
 def _parquet_metadata(run_id: str, as_of: date, row: dict[str, Any]) -> dict[str, str]:
@@ -586,14 +559,10 @@ def _parquet_metadata(run_id: str, as_of: date, row: dict[str, Any]) -> dict[str
     }
 
 
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
 def _stamp(value: date | datetime | None) -> pd.Timestamp:
     if value is None:
         return pd.NaT  # type: ignore[return-value]
-    return pd.Timestamp(value if isinstance(value, datetime) else _midnight(value)).as_unit("us")
+    return pd.Timestamp(value if isinstance(value, datetime) else midnight(value)).as_unit("us")
 
 
 def _aware(stamp: datetime) -> datetime:
