@@ -30,8 +30,9 @@ from tributary_opt.night import Choices, NightError, open_night, run_night
 from tributary_opt.settings import Retention, Settings
 from tributary_opt.storage.embedded import EmbeddedServerError
 from tributary_opt.storage.load import load_file
-from tributary_opt.storage.questdb import QuestDBQueryError, SchemaMismatch, ServerUnavailable, TableSuspended
+from tributary_opt.storage.questdb import QuestDBQueryError, ServerUnavailable, TableSuspended
 from tributary_opt.storage.releases import ReleaseError
+from tributary_opt.storage.shapes import SchemaMismatch
 
 app = typer.Typer(
     help="Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB.",

@@ -25,17 +25,9 @@ from pydantic import SecretStr
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
-from tributary_opt.storage.questdb import (
-    AccessRefused,
-    QuestDB,
-    QuestDBQueryError,
-    SchemaMismatch,
-    ServerUnavailable,
-    TableSuspended,
-    identifier,
-    quote,
-    timestamp_literal,
-)
+from tributary_opt.storage.questdb import AccessRefused, QuestDB, QuestDBQueryError, ServerUnavailable, TableSuspended
+from tributary_opt.storage.shapes import SchemaMismatch
+from tributary_opt.storage.sql import identifier, quote, timestamp_literal
 
 pytestmark = pytest.mark.questdb
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.settings import SourceTables
-from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
+from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.sql import quote, timestamp_literal
 
 BUCKET_MINUTES = 5
 """Length of the buckets. [minutes]"""

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from tributary_opt import schema
 from tributary_opt.storage.frames import canonical
-from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError, quote, timestamp_literal
+from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
+from tributary_opt.storage.sql import quote, timestamp_literal
 
 Key = tuple[str, str]
 """market_id, token_id"""

@@ -15,17 +15,10 @@ import pandas as pd
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
-from tributary_opt.storage.questdb import (
-    AccessRefused,
-    QuestDB,
-    QuestDBQueryError,
-    SchemaMismatch,
-    ServerUnavailable,
-    TableShape,
-    TableSuspended,
-    identifier,
-)
+from tributary_opt.storage.questdb import AccessRefused, QuestDB, QuestDBQueryError, ServerUnavailable, TableSuspended
 from tributary_opt.storage.releases import Releases
+from tributary_opt.storage.shapes import SchemaMismatch, TableShape
+from tributary_opt.storage.sql import identifier
 
 TESTED: Final = (9, 3, 4)
 """The server's version everything is tested on; an older one is refused, a newer one probed."""

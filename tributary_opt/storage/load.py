@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 
 from tributary_opt import schema
 from tributary_opt.settings import SourceTables
-from tributary_opt.storage.questdb import QuestDB, TableShape, check_frame, identifier
+from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.shapes import TableShape, check_frame
+from tributary_opt.storage.sql import identifier
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.storage.frames import typed
-from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
+from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.sql import quote, timestamp_literal
 
 BOOKKEEPING = ("statistics_version", "settings_digest", "source_digest")
 """Columns kept only to know when a day must be read again."""

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.storage.frames import canonical, same_rows, typed
-from tributary_opt.storage.questdb import QuestDB, quote, timestamp_literal
+from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.sql import quote, timestamp_literal
 
 ROWS_AT_ONCE = 50_000
 """Rows of a request or of a part read back, at about a kilobyte each. [-]"""

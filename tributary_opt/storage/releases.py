@@ -31,8 +31,9 @@ from tributary_opt import schema
 from tributary_opt.settings import Retention
 from tributary_opt.storage import parquet, release_rows
 from tributary_opt.storage.frames import canonical, same_rows, table_digest, typed
-from tributary_opt.storage.questdb import QuestDB, quote
+from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.release_rows import midnight
+from tributary_opt.storage.sql import quote
 
 DATASET = "ac"
 STEPS = ("rows", "verified", "parquet", "pointer", "manifest")
