@@ -8,67 +8,25 @@ days are generated with it (up to the last place of exp, log and cos, which may 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
-from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from . import _draws
 from ._draws import Floats, Ints, UInts
-from .market import SampleMarket, reference_data, stamp_us, trading_session, truth
-
-DEPTH_LEVELS = 5
+from ._plan import TIME_BITS, Plan, Purpose
+from ._rows import ORDERBOOK_SNAPSHOTS, TRADES, book_table, trade_table
+from .market import SampleMarket, reference_data, truth
 
 _SPREAD_BLOCK_US = 60_000_000  # the book's state (spread, missing side) is drawn anew each minute
 _EVENTS_A_CHUNK = 400_000  # bounds the working memory beside the result to some 150 MB
-_TIME_BITS = np.uint64(40)
 _FIXED_POINT = 2.0**44  # Brownian increments are summed as integers
 _SIZE_POINT = 2.0**16
-_LEVEL_SHAPE = np.array([1.0, 1.6, 2.1, 2.4, 2.6])  # books of prediction markets are layered, not top-heavy
-_BEST_SIZE_TRADES = 4.0  # mean best size in mean trades
-
-_TEXT, _NUMBER, _STAMP = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
-TRADES = pa.schema(
-    [
-        ("timestamp", _STAMP),
-        ("market_id", _TEXT),
-        ("token_id", _TEXT),
-        ("side", _TEXT),
-        ("trade_id", _TEXT),
-        ("price", _NUMBER),
-        ("size", _NUMBER),
-        ("value", _NUMBER),
-        ("is_buyer_maker", pa.bool_()),
-    ]
-)
-ORDERBOOK_SNAPSHOTS = pa.schema(
-    [
-        ("timestamp", _STAMP),
-        ("market_id", _TEXT),
-        ("token_id", _TEXT),
-        ("best_bid", _NUMBER),
-        ("best_ask", _NUMBER),
-        ("bid_size", _NUMBER),
-        ("ask_size", _NUMBER),
-        ("mid_price", _NUMBER),
-        ("spread", _NUMBER),
-        ("spread_bps", _NUMBER),
-        ("bid_prices", _TEXT),
-        ("bid_sizes", _TEXT),
-        ("ask_prices", _TEXT),
-        ("ask_sizes", _TEXT),
-        ("total_bid_volume", _NUMBER),
-        ("total_ask_volume", _NUMBER),
-    ]
-)
 
 
 class SampleDay(NamedTuple):
@@ -173,148 +131,12 @@ def write_sample(
     return written
 
 
-class _Purpose(IntEnum):
-    MOVE = 1
-    OVERNIGHT = 2
-    FLOW = 3
-    COUNT = 4
-    TIME = 5
-    SIDE = 6
-    SIZE = 7
-    LOT = 8
-    TOKEN = 9
-    STAMP = 10
-    PATH = 11
-    SPREAD = 12
-    MISSING = 13
-    BID_SIZE = 14
-    ASK_SIZE = 15
-    LAST_STEP = 16
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The markets as arrays, one entry a market, and what of them the ticks need."""
-
-    key: UInts
-    calendars: list[str]
-    calendar: Ints
-    price: Floats
-    floor: Floats
-    cap: Floats
-    sigma: Floats
-    sigma_diffusion: Floats
-    gamma: Floats
-    flow_sd: Floats
-    overnight_sd: Floats
-    inverse_tick: Floats  # exact whole number of ticks in 1, or 0 when there is none
-    tick: Floats
-    inverse_lot: Floats
-    lot: Floats
-    narrow: Floats
-    wide_probability: Floats
-    trades: Floats
-    excess: Floats  # mean size in lots beyond the first lot
-    log_sd: Floats
-    best_lots: Floats
-    interval_us: Ints
-    probability: NDArray[np.bool_]
-    paired: NDArray[np.bool_]
-    complement_share: Floats
-    one_sided_share: Floats
-    anchor: Ints  # ordinals
-    last: Ints
-    resolution_us: Ints
-    edges: UInts  # all markets' cumulative profiles, one after the other, in units of 2^-40
-    first_edge: Ints
-    n_bins: Ints
-    market_ids: pa.Array
-    tokens: pa.Array  # first and second token of market i at 2i and 2i + 1
-
-    @classmethod
-    def of(cls, markets: Sequence[SampleMarket], seed: int) -> _Plan:
-        names = [(m.market_id, token) for m in markets for token, _ in m.tokens()]
-        if len(set(names)) < len(names):
-            raise ValueError("market_id and token_id must be unique in the list of sample markets")
-        calendars = sorted({m.calendar for m in markets})
-
-        def floats(values: list[float]) -> Floats:
-            return np.array(values, dtype=np.float64)
-
-        def whole_inverse(step: float) -> float:
-            inverse = round(1 / step)
-            return float(inverse) if inverse >= 1 and abs(inverse * step - 1) < 1e-9 else 0.0
-
-        never = date.max.toordinal()
-        edges = [
-            np.round(np.concatenate([[0.0], np.cumsum(m.profile)]) / np.sum(m.profile) * 2.0 ** int(_TIME_BITS))
-            for m in markets
-        ]
-        n_bins = np.array([len(m.profile) for m in markets], dtype=np.int64)
-        mean_lots = floats([m.mean_size / m.lot_size for m in markets])
-        keys = [_draws.text_key(f"{seed}\x1f{m.market_id}\x1f{m.token_id}") for m in markets]
-        return cls(
-            key=np.array(keys, dtype=np.uint64),
-            calendars=calendars,
-            calendar=np.array([calendars.index(m.calendar) for m in markets], dtype=np.int64),
-            price=floats([m.price for m in markets]),
-            floor=floats([m.floor_price for m in markets]),
-            cap=floats([m.cap_price for m in markets]),
-            sigma=floats([m.sigma for m in markets]),
-            sigma_diffusion=floats([m.sigma_diffusion for m in markets]),
-            gamma=floats([m.gamma for m in markets]),
-            flow_sd=floats([m.flow_sd for m in markets]),
-            overnight_sd=floats([m.overnight_sd for m in markets]),
-            inverse_tick=floats([whole_inverse(m.tick_size) for m in markets]),
-            tick=floats([m.tick_size for m in markets]),
-            inverse_lot=floats([whole_inverse(m.lot_size) for m in markets]),
-            lot=floats([m.lot_size for m in markets]),
-            narrow=floats([m.narrow_spread_ticks for m in markets]),
-            wide_probability=floats([m.wide_spread_probability for m in markets]),
-            trades=floats([m.trades_per_day for m in markets]),
-            excess=np.maximum(mean_lots - 1.0, 0.0),
-            log_sd=floats([m.size_log_sd for m in markets]),
-            best_lots=_BEST_SIZE_TRADES * np.where(mean_lots > 0, mean_lots, 25.0),
-            interval_us=np.array([round(m.snapshot_interval * 1e6) for m in markets], dtype=np.int64),
-            probability=np.array([m.kind == "probability" for m in markets]),
-            paired=np.array([m.complement_token_id is not None for m in markets]),
-            complement_share=floats([m.complement_share for m in markets]),
-            one_sided_share=floats([m.one_sided_share for m in markets]),
-            anchor=np.array([m.anchor_day.toordinal() for m in markets], dtype=np.int64),
-            last=np.array([never if m.last_day is None else m.last_day.toordinal() for m in markets], dtype=np.int64),
-            resolution_us=np.array([_resolution_us(m) for m in markets], dtype=np.int64),
-            edges=np.concatenate(edges).astype(np.uint64),
-            first_edge=np.concatenate([[0], np.cumsum(n_bins + 1)[:-1]]).astype(np.int64),
-            n_bins=n_bins,
-            market_ids=pa.array([m.market_id for m in markets], _TEXT),
-            tokens=pa.array([t for m in markets for t in (m.token_id, m.complement_token_id or "")], _TEXT),
-        )
-
-    def sessions(self, day: date) -> tuple[Ints, Ints]:
-        """Start and length of the trading day of each market, length 0 when it is closed. [µs]"""
-        sessions = [trading_session(c, day) or (0, 0) for c in self.calendars]
-        start, end = np.array(sessions, dtype=np.int64).T
-        return start[self.calendar], (end - start)[self.calendar]
-
-    def draw(self, day: date, purpose: _Purpose) -> Floats:
-        """One standard normal a market."""
-        return _draws.normal(_draws.stream_key(self.key, day.toordinal(), purpose), np.zeros(self.key.shape, np.int64))
-
-
-def _resolution_us(market: SampleMarket) -> int:
-    if market.resolution_time is None:
-        return int(np.iinfo(np.int64).max)
-    stamp = pd.Timestamp(market.resolution_time)
-    stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
-    return stamp_us(stamp)
-
-
 def _days(
     markets: Sequence[SampleMarket], first_day: date, n_days: int, seed: int, depth: bool
 ) -> Iterator[tuple[date, Iterator[tuple[pa.Table, pa.Table]]]]:
     if not markets or n_days < 1:
         raise ValueError(f"need at least one market and n_days >= 1, got {len(markets)} and {n_days=}")
-    plan = _Plan.of(markets, seed)
+    plan = Plan.of(markets, seed)
     if first_day.toordinal() < plan.anchor.max():
         raise ValueError(f"first_day must not be before anchor_day {date.fromordinal(int(plan.anchor.max()))}")
 
@@ -325,14 +147,14 @@ def _days(
         day = date.fromordinal(ordinal)
         start_us, length_us = plan.sessions(day)
         opens = (length_us > 0) & (ordinal >= plan.anchor)
-        overnight = plan.overnight_sd * plan.draw(day, _Purpose.OVERNIGHT)
+        overnight = plan.overnight_sd * plan.draw(day, Purpose.OVERNIGHT)
         level = _folded(level + np.where(opens & begun, overnight, 0.0), plan.floor, plan.cap)
         begun |= opens
         if ordinal >= first:
             live = opens & (ordinal <= plan.last) & (start_us < plan.resolution_us)
             yield day, _chunks(plan, day, level, start_us, length_us, np.flatnonzero(live), depth)
-        move = plan.sigma_diffusion * plan.draw(day, _Purpose.MOVE)
-        move += plan.gamma * plan.flow_sd * plan.draw(day, _Purpose.FLOW)
+        move = plan.sigma_diffusion * plan.draw(day, Purpose.MOVE)
+        move += plan.gamma * plan.flow_sd * plan.draw(day, Purpose.FLOW)
         level = _folded(level + np.where(opens, move, 0.0), plan.floor, plan.cap)
 
 
@@ -343,7 +165,7 @@ def _folded(x: Floats, floor: Floats, cap: Floats) -> Floats:
 
 
 def _chunks(
-    plan: _Plan, day: date, level: Floats, start_us: Ints, length_us: Ints, live: Ints, depth: bool
+    plan: Plan, day: date, level: Floats, start_us: Ints, length_us: Ints, live: Ints, depth: bool
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     if live.size == 0:
         return
@@ -355,42 +177,42 @@ def _chunks(
 
 
 def _ticks(
-    plan: _Plan, day: date, m: Ints, level: Floats, start_us: Ints, length_us: Ints, depth: bool
+    plan: Plan, day: date, m: Ints, level: Floats, start_us: Ints, length_us: Ints, depth: bool
 ) -> tuple[pa.Table, pa.Table]:
     """Trades and books of the markets m on one day; every array below has an entry a market or an event."""
 
-    def keys(purpose: _Purpose) -> UInts:
+    def keys(purpose: Purpose) -> UInts:
         return _draws.stream_key(plan.key[m], day.toordinal(), purpose)
 
     # Trades: how many, when, which side, how large.
-    n_trades = _draws.poisson(keys(_Purpose.COUNT), plan.trades[m])
+    n_trades = _draws.poisson(keys(Purpose.COUNT), plan.trades[m])
     n_trades[plan.trades[m] == 0] = 0
     of, rank = _ragged(n_trades)
-    trade_us = _arrival_times(plan, m, of, rank, keys(_Purpose.TIME), length_us)
-    missing = _missing_side(plan.one_sided_share[m], keys(_Purpose.MISSING), of, trade_us)
-    buys = (_draws.bits(keys(_Purpose.SIDE)[of], rank) >> np.uint64(63)).astype(bool)
+    trade_us = _arrival_times(plan, m, of, rank, keys(Purpose.TIME), length_us)
+    missing = _missing_side(plan.one_sided_share[m], keys(Purpose.MISSING), of, trade_us)
+    buys = (_draws.bits(keys(Purpose.SIDE)[of], rank) >> np.uint64(63)).astype(bool)
     sign = np.where(missing != 0, -missing, np.where(buys, 1, -1)).astype(np.int64)  # no ask: only sells
-    target = plan.flow_sd[m] / plan.lot[m] * plan.draw(day, _Purpose.FLOW)[m]
-    lots = _sizes(plan, m, of, rank, sign, n_trades, target, keys(_Purpose.SIZE), keys(_Purpose.LOT))
+    target = plan.flow_sd[m] / plan.lot[m] * plan.draw(day, Purpose.FLOW)[m]
+    lots = _sizes(plan, m, of, rank, sign, n_trades, target, keys(Purpose.SIZE), keys(Purpose.LOT))
 
     # Books: one near the end of each interval.
     n_books = length_us // plan.interval_us[m]
     book_of, book_rank = _ragged(n_books)
     interval = plan.interval_us[m]
-    jitter = _draws.uniform(keys(_Purpose.STAMP)[book_of], book_rank) * np.minimum(1_000_000, interval // 10)[book_of]
+    jitter = _draws.uniform(keys(Purpose.STAMP)[book_of], book_rank) * np.minimum(1_000_000, interval // 10)[book_of]
     book_us = (book_rank + 1) * interval[book_of] - 1 - jitter.astype(np.int64)
 
     # All events in time order by one sort of integers (market, time, trade before book).
     events = np.concatenate(
         [
-            (of.astype(np.uint64) << _TIME_BITS | trade_us.astype(np.uint64)) << np.uint64(1),
-            (book_of.astype(np.uint64) << _TIME_BITS | book_us.astype(np.uint64)) << np.uint64(1) | np.uint64(1),
+            (of.astype(np.uint64) << TIME_BITS | trade_us.astype(np.uint64)) << np.uint64(1),
+            (book_of.astype(np.uint64) << TIME_BITS | book_us.astype(np.uint64)) << np.uint64(1) | np.uint64(1),
         ]
     )
     events.sort()
     is_trade = (events & np.uint64(1)) == 0
-    event_of = (events >> (_TIME_BITS + np.uint64(1))).astype(np.int64)
-    event_us = ((events >> np.uint64(1)) & np.uint64((1 << int(_TIME_BITS)) - 1)).astype(np.int64)
+    event_of = (events >> (TIME_BITS + np.uint64(1))).astype(np.int64)
+    event_us = ((events >> np.uint64(1)) & np.uint64((1 << int(TIME_BITS)) - 1)).astype(np.int64)
     del events, book_rank, jitter
 
     signed = np.zeros(event_us.shape, dtype=np.int64)
@@ -400,19 +222,19 @@ def _ticks(
     trade_mid, book_mid = mid[is_trade], mid[~is_trade]
     del mid, is_trade
 
-    spread_keys = keys(_Purpose.SPREAD)
+    spread_keys = keys(Purpose.SPREAD)
     bid, ask = _quotes(plan, m, of, trade_us, trade_mid, spread_keys)
     stamp = start_us[of] + trade_us
-    second = plan.paired[m][of] & (_draws.uniform(keys(_Purpose.TOKEN)[of], rank) < plan.complement_share[m][of])
-    trades = _trade_table(plan, day, m, of, rank, stamp, np.where(sign > 0, ask, bid), sign, lots, second)
+    second = plan.paired[m][of] & (_draws.uniform(keys(Purpose.TOKEN)[of], rank) < plan.complement_share[m][of])
+    trades = trade_table(plan, day, m, of, rank, stamp, np.where(sign > 0, ask, bid), sign, lots, second)
     del bid, ask, stamp, second, of, rank, sign, lots, trade_us, trade_mid, missing, buys
 
     bid, ask = _quotes(plan, m, book_of, book_us, book_mid, spread_keys)
-    missing = _missing_side(plan.one_sided_share[m], keys(_Purpose.MISSING), book_of, book_us)
+    missing = _missing_side(plan.one_sided_share[m], keys(Purpose.MISSING), book_of, book_us)
     nth, best = book_us // interval[book_of], plan.best_lots[m][book_of]
-    bid_lots = _best_sizes(best, keys(_Purpose.BID_SIZE)[book_of], nth)
-    ask_lots = _best_sizes(best, keys(_Purpose.ASK_SIZE)[book_of], nth)
-    books = _book_table(plan, m, book_of, start_us[book_of] + book_us, bid, ask, missing, bid_lots, ask_lots, depth)
+    bid_lots = _best_sizes(best, keys(Purpose.BID_SIZE)[book_of], nth)
+    ask_lots = _best_sizes(best, keys(Purpose.ASK_SIZE)[book_of], nth)
+    books = book_table(plan, m, book_of, start_us[book_of] + book_us, bid, ask, missing, bid_lots, ask_lots, depth)
     return trades, books
 
 
@@ -430,13 +252,13 @@ def _totals(values: Ints, counts: Ints) -> Ints:
     return totals
 
 
-def _arrival_times(plan: _Plan, m: Ints, of: Ints, rank: Ints, keys: UInts, length_us: Ints) -> Ints:
+def _arrival_times(plan: Plan, m: Ints, of: Ints, rank: Ints, keys: UInts, length_us: Ints) -> Ints:
     """Sorted trade times since the start, independent with the density of the profile. [µs]"""
-    drawn = of.astype(np.uint64) << _TIME_BITS | _draws.bits(keys[of], rank) >> (np.uint64(64) - _TIME_BITS)
+    drawn = of.astype(np.uint64) << TIME_BITS | _draws.bits(keys[of], rank) >> (np.uint64(64) - TIME_BITS)
     drawn.sort()
     counts = plan.n_bins[m] + 1
     owner, nth = _ragged(counts)
-    edges = (owner.astype(np.uint64) << _TIME_BITS) + plan.edges[plan.first_edge[m][owner] + nth]
+    edges = (owner.astype(np.uint64) << TIME_BITS) + plan.edges[plan.first_edge[m][owner] + nth]
     # A market's last edge equals the next one's first; "right" finds the latter.
     left = np.searchsorted(edges, drawn, side="right") - 1
     within = (drawn - edges[left]) / (edges[left + 1] - edges[left])
@@ -457,7 +279,7 @@ def _missing_side(share: Floats, keys: UInts, of: Ints, time_us: Ints) -> Ints:
 
 
 def _sizes(
-    plan: _Plan,
+    plan: Plan,
     m: Ints,
     of: Ints,
     rank: Ints,
@@ -496,7 +318,7 @@ def _sizes(
 
 
 def _efficient_mid(
-    plan: _Plan,
+    plan: Plan,
     day: date,
     m: Ints,
     level: Floats,
@@ -506,7 +328,7 @@ def _efficient_mid(
     time_us: Ints,
     signed: Ints,
     target: Floats,
-    keys: Callable[[_Purpose], UInts],
+    keys: Callable[[Purpose], UInts],
 ) -> Floats:
     """Efficient mid just before each event: a Brownian bridge to the day's own draw, plus gamma times flow."""
     t = time_us / length_us[of]
@@ -516,7 +338,7 @@ def _efficient_mid(
     before = np.concatenate([[0.0], t[:-1]])
     before[first] = 0.0
     rank = np.arange(of.size) - starts[of]
-    step = np.sqrt(t - before) * _draws.normal(keys(_Purpose.PATH)[of], rank)
+    step = np.sqrt(t - before) * _draws.normal(keys(Purpose.PATH)[of], rank)
     running = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.rint(step * _FIXED_POINT).astype(np.int64))])
     del before, first, rank, step
     base, end = running[starts], running[starts + counts]
@@ -526,8 +348,8 @@ def _efficient_mid(
     t_last = np.zeros(m.size)
     t_last[counts > 0] = t[(starts + counts - 1)[counts > 0]]
     zero = np.zeros(m.size, dtype=np.int64)
-    path_end = (end - base) / _FIXED_POINT + np.sqrt(1.0 - t_last) * _draws.normal(keys(_Purpose.LAST_STEP), zero)
-    day_move = plan.draw(day, _Purpose.MOVE)[m]
+    path_end = (end - base) / _FIXED_POINT + np.sqrt(1.0 - t_last) * _draws.normal(keys(Purpose.LAST_STEP), zero)
+    day_move = plan.draw(day, Purpose.MOVE)[m]
 
     flow = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(signed)])
     flow_base, flow_end = flow[starts], flow[starts + counts] - flow[starts]
@@ -542,134 +364,9 @@ def _best_sizes(mean_lots: Floats, keys: UInts, nth: Ints) -> Floats:
     return np.maximum(np.rint(mean_lots * np.exp(0.5 * _draws.normal(keys, nth) - 0.125)), 1.0)
 
 
-def _quotes(plan: _Plan, m: Ints, of: Ints, time_us: Ints, mid: Floats, keys: UInts) -> tuple[Floats, Floats]:
+def _quotes(plan: Plan, m: Ints, of: Ints, time_us: Ints, mid: Floats, keys: UInts) -> tuple[Floats, Floats]:
     """Bid and ask around the mid. [tick]"""
     wide = _draws.uniform(keys[of], time_us // _SPREAD_BLOCK_US) < plan.wide_probability[m][of]
     ticks = plan.narrow[m][of] + 2.0 * wide  # two more, never one: the grid of the mids stays the same
     bid = np.floor(mid / plan.tick[m][of] - 0.5 * ticks + 0.5)
     return bid, bid + ticks
-
-
-def _steps(count: Floats, step: Floats, inverse: Floats) -> Floats:
-    """count * step, as the nearest double of the decimal number where 1/step is whole (3 * 0.1 is not 0.3)."""
-    return np.where(inverse > 0, count / np.where(inverse > 0, inverse, 1.0), count * step)
-
-
-def _stamps(time_us: Ints) -> pa.Array:
-    return pa.array(time_us, pa.int64()).cast(_STAMP)
-
-
-def _numbers(values: Floats) -> pa.Array:
-    return pa.array(values, _NUMBER, from_pandas=True)  # NaN becomes null
-
-
-def _trade_table(
-    plan: _Plan,
-    day: date,
-    m: Ints,
-    of: Ints,
-    rank: Ints,
-    stamp: Ints,
-    ticks: Floats,
-    sign: Ints,
-    lots: Ints,
-    second: NDArray[np.bool_],
-) -> pa.Table:
-    market = m[of]
-    ticks = np.where(second, plan.inverse_tick[market] - ticks, ticks)
-    sells = np.where(second, sign > 0, sign < 0)
-    price = _steps(ticks, plan.tick[market], plan.inverse_tick[market])
-    size = _steps(lots.astype(np.float64), plan.lot[market], plan.inverse_lot[market])
-    token = plan.tokens.take(pa.array(2 * market + second))
-    market_id = plan.market_ids.take(pa.array(market))
-    trade_id = pc.binary_join_element_wise(token, f"{day:%Y%m%d}", pa.array(rank).cast(_TEXT), "-")
-    side = pa.array(["buy", "sell"], _TEXT).take(pa.array(sells.astype(np.int8)))
-    columns = [_stamps(stamp), market_id, token, side, trade_id, *map(_numbers, (price, size, price * size))]
-    table = pa.table([*columns, pa.array(sells)], schema=TRADES)
-    return _before_resolution(plan, table, market, stamp)
-
-
-def _book_table(
-    plan: _Plan,
-    m: Ints,
-    of: Ints,
-    stamp: Ints,
-    bid: Floats,
-    ask: Floats,
-    missing: Ints,
-    bid_lots: Floats,
-    ask_lots: Floats,
-    depth: bool,
-) -> pa.Table:
-    market = m[of]
-    second = np.zeros(market.shape, dtype=bool)
-    if plan.paired[m].any():
-        twice = np.repeat(np.arange(of.size), 1 + plan.paired[market])
-        second = np.concatenate([[False], twice[1:] == twice[:-1]])
-        market, stamp, bid, ask, missing = market[twice], stamp[twice], bid[twice], ask[twice], missing[twice]
-        bid_lots, ask_lots = bid_lots[twice], ask_lots[twice]
-        whole = plan.inverse_tick[market]
-        bid, ask = np.where(second, whole - ask, bid), np.where(second, whole - bid, ask)
-        bid_lots, ask_lots = np.where(second, ask_lots, bid_lots), np.where(second, bid_lots, ask_lots)
-        missing = np.where(second, -missing, missing)
-
-    tick, inverse = plan.tick[market], plan.inverse_tick[market]
-    best_bid, best_ask = _steps(bid, tick, inverse), _steps(ask, tick, inverse)
-    mid, spread = 0.5 * (best_bid + best_ask), _steps(ask - bid, tick, inverse)
-    spread_bps = spread / mid * 1e4
-
-    sides = []
-    for sign, best, lots in ((-1, bid, bid_lots), (1, ask, ask_lots)):
-        levels = [np.rint(lots * shape) for shape in _LEVEL_SHAPE]
-        for i in range(DEPTH_LEVELS):
-            at = best + sign * i
-            inside = (at >= 1) & ~(plan.probability[market] & (at > inverse - 1))
-            levels[i] = np.where(inside & (missing != sign), levels[i], 0.0)
-        sides.append(levels)
-    lot, inverse_lot = plan.lot[market], plan.inverse_lot[market]
-    bid_size, ask_size = (_steps(levels[0], lot, inverse_lot) for levels in sides)
-    bid_total, ask_total = (_steps(np.sum(levels, axis=0), lot, inverse_lot) for levels in sides)
-
-    gone = missing != 0
-    if gone.any():
-        bounded = plan.probability[market]
-        no_bid, no_ask, no_price = missing < 0, missing > 0, gone & ~bounded
-        best_bid[no_bid], best_ask[no_ask] = 0.0, 1.0
-        mid[gone], spread[gone] = 0.5 * (best_bid + best_ask)[gone], (best_ask - best_bid)[gone]
-        spread_bps[gone] = np.nan
-        mid[no_price] = spread[no_price] = np.nan
-        for values in (best_bid, bid_size, bid_total):
-            values[no_price & no_bid] = np.nan
-        for values in (best_ask, ask_size, ask_total):
-            values[no_price & no_ask] = np.nan
-
-    texts: list[pa.Array] = [pa.nulls(market.size, _TEXT)] * 4
-    if depth:
-        texts = []
-        for sign, best, levels in ((-1, bid, sides[0]), (1, ask, sides[1])):
-            prices = [_steps(best + sign * i, tick, inverse) for i in range(DEPTH_LEVELS)]
-            present = [level > 0 for level in levels]
-            texts.append(_json_lists(prices, present))
-            texts.append(_json_lists([_steps(level, lot, inverse_lot) for level in levels], present))
-
-    columns = [_stamps(stamp), plan.market_ids.take(pa.array(market)), plan.tokens.take(pa.array(2 * market + second))]
-    columns += [_numbers(v) for v in (best_bid, best_ask, bid_size, ask_size, mid, spread, spread_bps)]
-    table = pa.table([*columns, *texts, _numbers(bid_total), _numbers(ask_total)], schema=ORDERBOOK_SNAPSHOTS)
-    return _before_resolution(plan, table, market, stamp)
-
-
-def _json_lists(levels: list[Floats], present: list[NDArray[np.bool_]]) -> pa.Array:
-    """One JSON array a row, of the levels that are present; those come first."""
-    # Not null_handling="skip": pyarrow 26.0.1 drops a row in which everything is skipped.
-    parts = []
-    for i, (values, here) in enumerate(zip(levels, present, strict=True)):
-        text = pa.array(values, _NUMBER).cast(_TEXT)
-        if i > 0:
-            text = pc.binary_join_element_wise(", ", text, "")
-        parts.append(pc.if_else(pa.array(here), text, ""))
-    return pc.binary_join_element_wise("[", *parts, "]", "")
-
-
-def _before_resolution(plan: _Plan, table: pa.Table, market: Ints, stamp: Ints) -> pa.Table:
-    keep = stamp < plan.resolution_us[market]
-    return table if keep.all() else table.filter(pa.array(keep))
