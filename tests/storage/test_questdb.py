@@ -1,4 +1,4 @@
-"""Writing to, reading from and migrating a real QuestDB."""
+"""Writing to and reading from a real QuestDB."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from any_rows import arrays, rows_of_every_type, stamps
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -53,38 +53,6 @@ AWKWARD = [
 ]
 
 
-def _stamps(n: int, start: str = "2024-01-01", freq: str = "h") -> pd.DatetimeIndex:
-    return pd.date_range(start, periods=n, freq=freq, tz="UTC").as_unit("us")
-
-
-def _frame(table: schema.Table, n: int, seed: int = 0) -> pd.DataFrame:
-    """Rows of every column of a table, nulls among them where no key."""
-    rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {}
-    for c in table.columns:
-        null = np.zeros(n, bool) if c.name in table.keys else rng.random(n) < 0.2
-        if c.type == "TIMESTAMP":
-            values = pd.Series(_stamps(n, freq="7h"))
-            columns[c.name] = values.where(~null)
-        elif c.type == "SYMBOL":
-            columns[c.name] = pd.Series(
-                [None if m else f"{c.name}-{i % 7}" for i, m in enumerate(null)], dtype="category"
-            )
-        elif c.type == "VARCHAR":
-            columns[c.name] = pd.Series([None if m else f"{c.name} {i}" for i, m in enumerate(null)], dtype=object)
-        elif c.type == "DOUBLE":
-            columns[c.name] = np.where(null, np.nan, rng.standard_normal(n) * 10.0 ** rng.integers(-300, 300, n))
-        elif c.type in ("INT", "LONG"):
-            dtype = "Int32" if c.type == "INT" else "Int64"
-            columns[c.name] = pd.Series(rng.integers(-5, 2**31 - 1, n), dtype=dtype).mask(null)
-        elif c.type == "DOUBLE[]":
-            arrays = [None if m else rng.standard_normal(int(rng.integers(0, 60))) for m in null]
-            columns[c.name] = pd.Series(arrays, dtype=object)
-        else:
-            raise AssertionError(c.type)
-    return pd.DataFrame(columns)
-
-
 def _stored(table: schema.Table, frame: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(frame, schema=table.arrow_schema(), preserve_index=False)
 
@@ -102,7 +70,7 @@ def ids(db: QuestDB) -> QuestDB:
 @pytest.mark.parametrize("name", schema.TABLES)
 def test_rows_of_every_table_come_back_bit_for_bit(db: QuestDB, name: str) -> None:
     table = schema.TABLES[name]
-    frame = _frame(table, 200)
+    frame = rows_of_every_type(table, 200)
     db.create(table)
     assert db.send(table, frame) == 200
     db.wait(name)
@@ -116,14 +84,14 @@ def test_rows_of_every_table_come_back_bit_for_bit(db: QuestDB, name: str) -> No
 def test_same_frame_again_leaves_the_same_rows(db: QuestDB) -> None:
     db.create(schema.TRAJECTORIES)
     for _ in range(3):
-        db.send(schema.TRAJECTORIES, _frame(schema.TRAJECTORIES, 50))
+        db.send(schema.TRAJECTORIES, rows_of_every_type(schema.TRAJECTORIES, 50))
     db.wait("ac_trajectories")
     assert db.rows("SELECT count() FROM ac_trajectories") == [(50,)]
 
 
 def test_query_too_long_for_a_url_gives_the_same_table(db: QuestDB) -> None:
     db.create(schema.TRAJECTORIES)
-    db.send(schema.TRAJECTORIES, _frame(schema.TRAJECTORIES, 50))
+    db.send(schema.TRAJECTORIES, rows_of_every_type(schema.TRAJECTORIES, 50))
     db.wait("ac_trajectories")
     short = "SELECT * FROM ac_trajectories WHERE run_id != 'x' ORDER BY as_of"
     for padding in (20_000, 40_000):  # one just below the limit, one above
@@ -142,7 +110,7 @@ def test_export_keeps_texts_without_nulls_over_days_and_the_order(db: QuestDB) -
     for days in (1, 3):
         db.execute("DROP TABLE IF EXISTS t")
         db.execute("CREATE TABLE t (ts TIMESTAMP, v VARCHAR) TIMESTAMP(ts) PARTITION BY DAY WAL DEDUP UPSERT KEYS(ts)")
-        frame = pd.DataFrame({"ts": _stamps(24 * days)})
+        frame = pd.DataFrame({"ts": stamps(24 * days)})
         frame["v"] = [f"text {i % 5}" for i in range(len(frame))]
         db.send("t", frame)
         db.wait("t")
@@ -153,7 +121,7 @@ def test_export_keeps_texts_without_nulls_over_days_and_the_order(db: QuestDB) -
 
 def test_columns_that_are_null_throughout_and_empty_frames_pass(db: QuestDB) -> None:
     db.create(schema.RUNS)
-    frame = _frame(schema.RUNS, 3)
+    frame = rows_of_every_type(schema.RUNS, 3)
     for column in schema.RUNS.columns:
         if column.name not in schema.RUNS.keys:
             frame[column.name] = frame[column.name].where(np.zeros(3, bool))
@@ -191,7 +159,7 @@ def test_nanoseconds_survive_writing_and_comparison(db: QuestDB) -> None:
 
 
 def test_awkward_ids_pass_every_door(ids: QuestDB) -> None:
-    frame = pd.DataFrame({"ts": [_stamps(1)[0]] * len(AWKWARD), "s": pd.Categorical(AWKWARD), "v": AWKWARD})
+    frame = pd.DataFrame({"ts": [stamps(1)[0]] * len(AWKWARD), "s": pd.Categorical(AWKWARD), "v": AWKWARD})
     ids.send("ids", frame)
     ids.wait("ids")
     assert sorted(ids.query("SELECT s FROM ids")["s"].to_pylist()) == sorted(AWKWARD)
@@ -205,7 +173,7 @@ def test_awkward_ids_pass_every_door(ids: QuestDB) -> None:
 
 def test_nul_passes_in_texts_over_http_and_is_refused_elsewhere(ids: QuestDB) -> None:
     nul = "x\0y"
-    frame = pd.DataFrame({"ts": _stamps(1), "s": pd.Categorical(["s"]), "v": [nul]})
+    frame = pd.DataFrame({"ts": stamps(1), "s": pd.Categorical(["s"]), "v": [nul]})
     ids.send("ids", frame)
     ids.wait("ids")
     assert ids.query(f"SELECT v FROM ids WHERE v = {quote(nul)}")["v"].to_pylist() == [nul]
@@ -251,13 +219,6 @@ def _surrogates() -> pd.Categorical:
     return pd.Categorical.from_codes([0, 0, 0], categories=pd.Index(["\ud800"], dtype=object))
 
 
-def _arrays(*values: Any) -> pd.Series:
-    series = pd.Series([None] * len(values), dtype=object)
-    for i, value in enumerate(values):
-        series.iat[i] = value
-    return series
-
-
 BAD: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame], str]] = [
     ("missing", lambda f: f.drop(columns="horizon"), r"missing=\['horizon'\]"),
     ("unknown", lambda f: f.assign(extra=1.0), r"unknown=\['extra'\]"),
@@ -277,10 +238,10 @@ BAD: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame], str]] = [
     ("zone", lambda f: f.assign(as_of=f["as_of"].dt.tz_convert("Asia/Tokyo")), r"as_of .*Asia/Tokyo"),
     ("seconds", lambda f: f.assign(as_of=f["as_of"].dt.as_unit("s")), r"as_of .*datetime64\[s, UTC\]"),
     ("before-1970", lambda f: f.assign(as_of=f["as_of"] - pd.Timedelta(days=40_000)), r"as_of .*not lie before 1970"),
-    ("inf-in-array", lambda f: f.assign(remaining=_arrays(np.ones(2), np.array([1, -np.inf]), None)), r"array .*row 1"),
-    ("list", lambda f: f.assign(remaining=_arrays([1.0], None, None)), r"remaining .*row 0: list"),
-    ("float32", lambda f: f.assign(remaining=_arrays(None, np.ones(2, "f4"), None)), r"row 1: 1-d float32"),
-    ("2-d", lambda f: f.assign(remaining=_arrays(None, None, np.ones((2, 2)))), r"row 2: 2-d float64"),
+    ("inf-in-array", lambda f: f.assign(remaining=arrays(np.ones(2), np.array([1, -np.inf]), None)), r"array .*row 1"),
+    ("list", lambda f: f.assign(remaining=arrays([1.0], None, None)), r"remaining .*row 0: list"),
+    ("float32", lambda f: f.assign(remaining=arrays(None, np.ones(2, "f4"), None)), r"row 1: 1-d float32"),
+    ("2-d", lambda f: f.assign(remaining=arrays(None, None, np.ones((2, 2)))), r"row 2: 2-d float64"),
 ]  # fmt: skip
 
 
@@ -290,14 +251,14 @@ def test_bad_frame_is_refused_before_it_is_sent(
 ) -> None:
     db.create(schema.TRAJECTORIES)
     with pytest.raises(ValueError, match=message):
-        db.send(schema.TRAJECTORIES, change(_frame(schema.TRAJECTORIES, 3)))
+        db.send(schema.TRAJECTORIES, change(rows_of_every_type(schema.TRAJECTORIES, 3)))
     db.wait("ac_trajectories")
     assert db.rows("SELECT count() FROM ac_trajectories") == [(0,)]
 
 
 def test_table_on_the_server_takes_a_part_of_its_columns_but_never_without_keys(db: QuestDB) -> None:
     db.execute(schema.TRADES.ddl())
-    trade = pd.DataFrame({"timestamp": _stamps(1), "price": [1.0], "is_buyer_maker": [True]})
+    trade = pd.DataFrame({"timestamp": stamps(1), "price": [1.0], "is_buyer_maker": [True]})
     for key in ("market_id", "token_id"):
         trade[key] = pd.Categorical(["m"])
     with pytest.raises(ValueError, match=r"missing=\['trade_id'\]"):
@@ -315,7 +276,7 @@ def test_table_on_the_server_takes_a_part_of_its_columns_but_never_without_keys(
 def test_rows_that_the_server_refuses_are_an_error_with_its_words(db: QuestDB) -> None:
     db.execute("CREATE TABLE ac_runs (as_of TIMESTAMP, run_id SYMBOL) TIMESTAMP(as_of) PARTITION BY YEAR WAL")
     with pytest.raises(QuestDBQueryError, match=r"refused rows for ac_runs.*does not exist, creating new columns"):
-        db.send(schema.RUNS, _frame(schema.RUNS, 1))
+        db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 1))
 
 
 # --- errors -------------------------------------------------------------------------------------------------
@@ -350,7 +311,7 @@ def test_server_that_is_down_is_unavailable_at_once() -> None:
             lambda: db.query("SELECT 1"),
             lambda: db.rows("SELECT 1"),
             lambda: db.execute("SELECT 1"),
-            lambda: db.send(schema.RUNS, _frame(schema.RUNS, 1)),
+            lambda: db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 1)),
             lambda: db.version(),
         ):
             begin = time.monotonic()
@@ -390,7 +351,7 @@ def test_threads_share_one_object(db: QuestDB) -> None:
     db.create(schema.RUNS)
 
     def work(i: int) -> None:
-        frame = _frame(schema.RUNS, 5).assign(run_id=pd.Categorical([f"run {i}"] * 5))
+        frame = rows_of_every_type(schema.RUNS, 5).assign(run_id=pd.Categorical([f"run {i}"] * 5))
         db.send(schema.RUNS, frame)
         db.wait("ac_runs")
         assert db.rows("SELECT count() FROM ac_runs WHERE run_id = %s", (f"run {i}",)) == [(5,)]
@@ -454,7 +415,7 @@ def test_lost_answers_do_not_double_rows(db: QuestDB) -> None:
         _proxy(db.server.http_port, swallow=2) as (port, writes),
         QuestDB(db.server.model_copy(update={"http_port": port})) as behind,
     ):
-        behind.send(schema.RUNS, _frame(schema.RUNS, 100))
+        behind.send(schema.RUNS, rows_of_every_type(schema.RUNS, 100))
         assert len(writes) == 3
     db.wait("ac_runs")
     assert db.rows("SELECT count() FROM ac_runs") == [(100,)]
@@ -467,7 +428,7 @@ def test_lost_answer_is_not_repeated_where_it_could_double(db: QuestDB) -> None:
         QuestDB(db.server.model_copy(update={"http_port": port})) as behind,
     ):
         with pytest.raises(ServerUnavailable):
-            behind.send("t", pd.DataFrame({"ts": _stamps(10), "x": range(10)}))
+            behind.send("t", pd.DataFrame({"ts": stamps(10), "x": range(10)}))
         assert len(writes) == 1
     db.wait("t")
     assert db.rows("SELECT count() FROM t") == [(10,)]  # they had arrived
@@ -480,7 +441,7 @@ def test_rows_go_into_the_table_of_the_moment_when_one_was_dropped_and_made_agai
     # A kept connection would write them into the dropped one, and the server would acknowledge that.
     for _ in range(3):
         db.create(schema.RUNS)
-        db.send(schema.RUNS, _frame(schema.RUNS, 10))
+        db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 10))
         db.wait("ac_runs")
         assert db.rows("SELECT count() FROM ac_runs") == [(10,)]
         assert db.query("SELECT * FROM ac_runs").num_rows == 10
@@ -490,7 +451,7 @@ def test_rows_go_into_the_table_of_the_moment_when_one_was_dropped_and_made_agai
 def test_suspended_table_is_named_with_its_remedy_and_the_remedy_works(db: QuestDB) -> None:
     db.create(schema.RUNS)
     db.execute("ALTER TABLE ac_runs SUSPEND WAL")
-    db.send(schema.RUNS, _frame(schema.RUNS, 5))
+    db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 5))
     with pytest.raises(TableSuspended, match="ac_runs is suspended") as caught:
         db.wait("ac_runs")
     db.execute(str(caught.value).rpartition("run: ")[2])
@@ -501,143 +462,6 @@ def test_suspended_table_is_named_with_its_remedy_and_the_remedy_works(db: Quest
 def test_waiting_for_a_table_that_is_not_there_says_so(db: QuestDB) -> None:
     with pytest.raises(SchemaMismatch, match="no table nothere"):
         db.wait("nothere")
-
-
-# --- migration ----------------------------------------------------------------------------------------------
-
-
-def test_migration_creates_everything_and_then_nothing(db: QuestDB) -> None:
-    planned = db.migrate(dry_run=True)
-    assert db.tables() == []
-    done = db.migrate()
-    assert [line.partition(" ")[2] for line in done] == [line.partition(" ")[2] for line in planned]
-    assert planned[0] == "create table ac_market_days"
-    assert len(done) == len(schema.TABLES) + len(schema.VIEWS)
-    assert db.tables() == sorted(schema.TABLES)
-    for name, table in schema.TABLES.items():
-        shape = db.describe(name)
-        assert list(shape.columns) == table.names
-        assert (shape.timestamp, shape.keys, shape.wal) == (table.timestamp, frozenset(table.keys), True)
-    assert db.query("SELECT * FROM ac_steps_current").schema.field("remaining").type == pa.float64()
-    assert db.migrate() == []
-
-
-def test_table_of_an_older_schema_gets_the_missing_columns_and_keeps_its_rows(db: QuestDB) -> None:
-    lacking = ("detail", "adv_se", "n_days", "volume_profile", "resolution_time", "kind")
-    older = schema.Table(
-        "ac_parameters",
-        "",
-        tuple(c for c in schema.PARAMETERS.columns if c.name not in lacking),
-        schema.PARAMETERS.keys,
-        schema.PARAMETERS.partition_by,
-    )
-    db.create(older)
-    frame = _frame(schema.PARAMETERS, 20)
-    db.send(older, frame[older.names])
-    db.wait("ac_parameters")
-
-    done = db.migrate()
-
-    assert [line for line in done if "ac_parameters." in line] == [
-        f"added column ac_parameters.{c.name} {c.type}" for c in schema.PARAMETERS.columns if c.name in lacking
-    ]
-    assert db.columns("ac_parameters") == {
-        **db.columns("ac_parameters"),
-        **{c.name: c.type for c in schema.PARAMETERS.columns},
-    }
-    read = db.query(f"SELECT {', '.join(schema.PARAMETERS.names)} FROM ac_parameters").to_pandas()
-    assert read[list(lacking)].isna().all().all()
-    assert read["eta"].equals(frame["eta"])
-    db.send(schema.PARAMETERS, frame)  # the same keys: the rows are replaced
-    db.wait("ac_parameters")
-    assert db.rows("SELECT count(), count(detail) FROM ac_parameters") == [(20, frame["detail"].count())]
-    assert db.migrate() == []
-
-
-def _with(name: str, type_: str) -> tuple[schema.Column, ...]:
-    return tuple(schema.Column(c.name, type_ if c.name == name else c.type, "", "") for c in schema.RUNS.columns)
-
-
-@pytest.mark.parametrize(
-    ("ddl", "difference"),
-    [
-        (
-            schema.Table("ac_runs", "", _with("n_ok", "LONG"), schema.RUNS.keys, "YEAR").ddl(),
-            r"ac_runs\.n_ok is LONG, must be INT: RENAME TABLE ac_runs",
-        ),
-        (
-            schema.RUNS.ddl().partition(" DEDUP")[0],
-            r"dedup keys \(none\), must have \(as_of, run_id\): "
-            r"run ALTER TABLE ac_runs DEDUP ENABLE UPSERT KEYS\(as_of, run_id\)",
-        ),
-        (
-            schema.RUNS.ddl().replace("KEYS(as_of, run_id)", "KEYS(as_of)"),
-            r"dedup keys \(as_of\), must have \(as_of, run_id\)",
-        ),
-        (
-            schema.RUNS.ddl().replace("TIMESTAMP(as_of)", "TIMESTAMP(started_at)").partition(" DEDUP")[0],
-            r"designated timestamp started_at, must be as_of",
-        ),
-        (
-            schema.RUNS.ddl().replace("(\n", "(\n  novelty DOUBLE,\n", 1),
-            r"ac_runs\.novelty is not in the schema: a newer tributary-opt wrote it",
-        ),
-        (schema.RUNS.ddl().partition(" WAL")[0] + " BYPASS WAL", r"ac_runs has no WAL"),
-        ("CREATE VIEW ac_runs AS (SELECT 1 x FROM long_sequence(1))", "ac_runs is a view"),
-        ("CREATE TABLE ac_steps_current (x INT)", "ac_steps_current is a table, must be a view"),
-    ],
-    ids=["type", "no-keys", "other-keys", "timestamp", "unknown-column", "no-wal", "view", "table-for-view"],
-)  # fmt: skip
-def test_other_differences_are_refused_by_name_and_nothing_is_changed(db: QuestDB, ddl: str, difference: str) -> None:
-    db.execute(ddl)
-    before = db.rows("SELECT table_name FROM tables()")
-    with pytest.raises(SchemaMismatch, match=difference):
-        db.migrate()
-    assert db.rows("SELECT table_name FROM tables()") == before
-
-
-def test_the_remedy_for_missing_keys_works(db: QuestDB) -> None:
-    db.execute(schema.RUNS.ddl().partition(" DEDUP")[0])
-    with pytest.raises(SchemaMismatch) as caught:
-        db.migrate()
-    db.execute(str(caught.value).rpartition("run ")[2])
-    db.wait("ac_runs")
-    db.migrate()
-
-
-def test_changed_view_is_replaced(db: QuestDB) -> None:
-    db.migrate()
-    db.execute("CREATE OR REPLACE VIEW ac_steps_current AS (SELECT 1 x FROM long_sequence(1))")
-    # Views that were dropped and made again a moment ago may still be called invalid, and are then replaced as well.
-    assert "replaced view ac_steps_current" in db.migrate()
-    assert "remaining" in db.query("SELECT * FROM ac_steps_current").column_names
-
-
-def test_simultaneous_migrations_agree(db: QuestDB) -> None:
-    older = schema.Table("ac_runs", "", schema.RUNS.columns[:2], schema.RUNS.keys, schema.RUNS.partition_by)
-    db.create(older)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: db.migrate(), range(4)))
-    assert db.migrate() == []
-
-
-def test_views_show_the_run_that_the_pointer_names(db: QuestDB) -> None:
-    db.migrate()
-    frame = _frame(schema.TRAJECTORIES, 4)
-    frame["as_of"] = _stamps(1)[0]
-    frame["run_id"] = pd.Categorical(["old", "old", "new", "new"])
-    frame["n_steps"] = pd.array([3] * 4, dtype="Int32")
-    frame["remaining"] = _arrays(*[np.array([3.0, 2.0, 1.0, 0.0])] * 4)
-    db.send(schema.TRAJECTORIES, frame)
-    pointer = _frame(schema.PUBLISHED, 2).assign(
-        dataset=pd.Categorical(["ac"] * 2), run_id=pd.Categorical(["old", "new"]), as_of=_stamps(1)[0]
-    )
-    for table, rows in ((schema.PUBLISHED, pointer), (schema.TRAJECTORIES, frame)):
-        db.send(table, rows)
-        db.wait(table.name)
-    assert set(db.query("SELECT run_id FROM ac_trajectories_current")["run_id"].to_pylist()) == {"new"}
-    steps = db.query("SELECT step, remaining FROM ac_steps_current WHERE size_ix = " + str(frame["size_ix"].iloc[2]))
-    assert sorted(steps["remaining"].to_pylist(), reverse=True)[:4] == sorted([3.0, 2.0, 1.0, 0.0], reverse=True)
 
 
 # --- credentials --------------------------------------------------------------------------------------------
@@ -668,7 +492,7 @@ def test_user_and_password_open_every_door(locked: QuestDBServer) -> None:
     ):
         with QuestDB(server) as db:
             db.migrate()
-            db.send(schema.RUNS, _frame(schema.RUNS, 3))
+            db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 3))
             db.wait("ac_runs")
             assert db.query("SELECT * FROM ac_runs").num_rows == 3
 
@@ -685,9 +509,9 @@ def test_wrong_credentials_are_refused_and_never_shown(
         for call in (
             lambda: db.query("SELECT 1"),
             lambda: db.rows("SELECT 1"),
-            lambda: db.send(schema.RUNS, _frame(schema.RUNS, 1)),
+            lambda: db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 1)),
             lambda: bearer.query("SELECT 1"),
-            lambda: bearer.send(schema.RUNS, _frame(schema.RUNS, 1)),
+            lambda: bearer.send(schema.RUNS, rows_of_every_type(schema.RUNS, 1)),
         ):
             with pytest.raises(AccessRefused, match="refused the credentials") as caught:
                 call()
