@@ -223,6 +223,7 @@ def calibrate(
     out["sigma_source"] = either(
         np.isfinite(out["sigma"].to_numpy()) & (sigma.own > 0), out["sigma_source"].to_numpy(dtype=object), "pool"
     )
+    out = out.copy()  # a hundred columns, set one by one, in one piece again
     letters, why = grade(out, rules.grades)
     out["grade"], out["grade_reason"] = either(ok, letters, None), either(ok, why, None)
     for name in schema.PARAMETER_DRIFTS:
