@@ -15,6 +15,7 @@ import contextlib
 import io
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -69,8 +70,11 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def prefect_server(port: int = 4299) -> Iterator[None]:
-    """A Prefect server, up; PREFECT_API_URL points at it."""
+def prefect_server() -> Iterator[None]:
+    """A Prefect server on a free port, up; PREFECT_API_URL points at it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     prefect = Path(sys.executable).with_name("prefect")
     server = subprocess.Popen(
