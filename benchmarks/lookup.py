@@ -7,6 +7,11 @@ alternately, the system's caches warm: by hand, `read_market`, a book opened for
 market yet, and the same book again, another point each time. Then 10,000 orders in one call: when nothing has been read
 (beside it, what reading those row groups by hand takes), again, and none of them a point of the grid. `--folder` keeps
 the release for the next time.
+
+Two runs of 5,000 markets on two cores shared with other work (load 10 to 15; so mind the ratios): by hand p95 142 and
+221 ms; the book cold 0.91 and 0.67 of that, opened for the lookup 3.4; warm median 0.48 and 0.90 ms. 10,000 orders
+again 0.22 and 0.48 s, none of them published 0.19 and 0.51 s; the first time 1.96 and 5.2 s, where reading market_id
+and remaining of the same row groups by hand took 2.39 and 6.1 s.
 """
 
 from __future__ import annotations
