@@ -145,6 +145,8 @@ class Market:
         self.largest = float(block.largest[place])
         """Largest order of the grid. [contracts]"""
         self.most_urgency = float(block.most_urgency[place])
+        self.hours: dict[tuple[Any, ...], dict[str, np.ndarray] | None] = {}
+        """Weights of slices that were worked out, for the next who asks."""
 
     @cached_property
     def strategies(self) -> set[str]:

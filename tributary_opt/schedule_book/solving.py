@@ -53,6 +53,9 @@ from tributary_opt.schedule_book.snapshot import ScheduleRefused
 WITH_HOURS = (VOLUME_TIME, VWAP, CAPPED)
 """Strategies that the hours' volume and variance decide about."""
 
+_HOURS_KEPT = 16
+"""Weights of the slices kept for each market: one for each horizon, and for starts within a session."""
+
 
 @dataclass(frozen=True, eq=False)
 class Order:
@@ -161,6 +164,11 @@ class Order:
 def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarray] | None:
     """The slices' weights by volume and variance from the published hours of the day; None where none is known."""
     n, flat = place.n_steps, np.full(place.n_steps, 1.0 / place.n_steps)
+    known, asked = place.market.hours, (place.horizon, n, after, begin)
+    if asked in known:
+        return known[asked]
+    if len(known) >= _HOURS_KEPT:
+        known.clear()
 
     def weights(name: str) -> np.ndarray | None:
         profile = place.row.get(name)
@@ -171,11 +179,12 @@ def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarra
         found: np.ndarray = slice_weights(place.row["calendar"], after, hours, horizons, n, begin=begin)[0]
         return found if np.isfinite(found[0]) and found.sum() > 0 else None
 
-    volume = weights("volume_profile")
-    if volume is None:
-        return None
-    variance = weights("variance_profile")
-    return {"volume_profile": volume, "variance_profile": flat if variance is None else variance}
+    volume, found = weights("volume_profile"), None
+    if volume is not None:
+        variance = weights("variance_profile")
+        found = {"volume_profile": volume, "variance_profile": flat if variance is None else variance}
+    known[asked] = found
+    return found
 
 
 # --- from what a person chose to λ ---------------------------------------------------------------------------------
