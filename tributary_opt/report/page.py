@@ -2,8 +2,9 @@
 
 The page holds the parameters, packed; schedules and frontiers are computed in it (`templates/model.js`, held to the
 published rows by a test), under the law, the convention and the caps of the run's grid, by the clock and by the
-markets' hours. Charts are plotly's, whose script is inlined and started when the table is there. Whatever comes from
-the data is escaped: it travels packed, and reaches the page as text.
+markets' hours. The overview is drawn here, a market's charts are plotly's: its script is inlined and read when a market
+is first chosen, since that takes longer than all the rest. Whatever comes from the data is escaped: it travels packed,
+and reaches the page as text.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tributary_opt.market_data.profile import session_hours
 from tributary_opt.night import NightReport
 from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED, MARKET_ORDER
 from tributary_opt.report.markdown import MOVED, changes, largest_moves, movers, outcome
+from tributary_opt.report.overview import overview_svg
 from tributary_opt.report.packed import Packer, compressed
 from tributary_opt.storage.parquet import release_file, write_page
 from tributary_opt.storage.releases import Releases
@@ -91,6 +93,7 @@ def render(night: NightReport, history: History = History()) -> str:
         outcome=outcome(night),
         n_refused=run.n_markets - run.n_ok,
         n_schedules=len(night.trajectories),
+        overview=Markup(overview_svg(night)),
         data=Markup(_packed(night, history)),
         plotly=Markup(compressed(plotly.offline.get_plotlyjs().encode())),
         style=inlined("report.css"),
@@ -139,9 +142,6 @@ def _packed(night: NightReport, history: History) -> str:
         "grid": night.run.settings.get("grid", {}),
         "sessions": _sessions(night, p),
         "published": _published(pack, night, p),
-        "timings": night.timings,
-        "reasons": _counts(p[p["status"] != "ok"], "reason"),
-        "grades": _counts(p, "grade"),
         "movers": largest_moves(night),
         "changes": None
         if moved is None
@@ -261,7 +261,3 @@ def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
             around = (value + sign * _NORMAL_95 * se).clip(lower=0.0)
             made[stored] = rows[stored].astype(float) if stored in rows else around
     return pd.DataFrame(made)
-
-
-def _counts(frame: pd.DataFrame, name: str) -> dict[str, int]:
-    return {str(k): int(n) for k, n in frame[name].value_counts().items()} if name in frame else {}

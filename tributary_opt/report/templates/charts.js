@@ -19,10 +19,10 @@ const charts = new Map(), seen = new Set(), stale = new Set();
 let plotly = null; // the promise of it
 let onPaper = false;
 function withPlotly() {
-  // Reading its script keeps the page busy for a second: the table is shown first, and a key pressed meanwhile obeyed.
-  const idle = () => new Promise((done) => requestAnimationFrame(() => requestIdleCallback(done, { timeout: 1000 })));
+  // Reading its script keeps the page busy for a second or two: what has been chosen is shown first.
+  const shown = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   plotly = plotly || inflated("plotly").then(async (bytes) => {
-    await idle();
+    await shown();
     const script = document.createElement("script");
     script.textContent = new TextDecoder().decode(bytes);
     document.head.append(script);
@@ -55,6 +55,7 @@ function spoil(id) {
   delete document.getElementById(id).dataset.drawn;
 }
 async function paint(id) {
+  if (!stale.has(id)) return;
   await withPlotly();
   paintNow(id);
 }

@@ -28,24 +28,6 @@ const named = (market, token) => (missing(token) || token === market ? market : 
 
 // --- overview ---------------------------------------------------------------------------------------------------
 function overview() {
-  const verdicts = Object.entries(D.grades).sort().map(([k, n]) => [`grade ${k}`, n, "ac"]);
-  if (!verdicts.length) verdicts.push(["calibrated", M.status.filter((s) => s === "ok").length, "ac"]);
-  verdicts.push(...Object.entries(D.reasons).map(([k, n]) => [k, n, "at_once"]));
-  const bars = (rows, hover, unit) => [[{
-    type: "bar", orientation: "h", y: rows.map((r) => plain(r[0])), x: rows.map((r) => r[1]), marker: { color: rows.map((r) => COLOUR[r[2] || "ac"]) },
-    text: rows.map((r) => figure(r[1], 3)), textposition: "outside", cliponaxis: false, hovertemplate: hover,
-  }], { yaxis: { autorange: "reversed" }, xaxis: title(unit), margin: { l: 56, r: 44, t: 8, b: 44 } }];
-  draw("c-verdicts", () => bars(verdicts, "%{y}: %{x} markets<extra></extra>", "markets"));
-  draw("c-timings", () => bars(Object.entries(D.timings).map(([k, s]) => [k, s]), "%{y}: %{x:.2f} s<extra></extra>", "s"));
-  draw("c-quality", () => {
-    const quality = ["coverage", "two_sided_share", "signed_share"].filter((c) => M[c]);
-    return [quality.map((c, i) => {
-      const v = Array.from(M[c]).filter((x, j) => !missing(x) && M.status[j] === "ok").map((x) => 100 * x).sort((a, b) => a - b);
-      const at = (q) => (v.length ? v[Math.min(v.length - 1, Math.floor(q * v.length))] : null), label = c.replace(/_/g, " ");
-      return { type: "box", name: label, x: [label], q1: [at(0.25)], median: [at(0.5)], q3: [at(0.75)], lowerfence: [at(0.05)], upperfence: [at(0.95)],
-        marker: { color: [COLOUR.ac, COLOUR.twap, COLOUR.vwap][i] }, boxpoints: false };
-    }), { showlegend: false, yaxis: { ...title("share [%]"), range: [-2, 102] } }];
-  });
   $("changes").textContent = D.changes === null ? "There was no release before."
     : Object.entries(D.changes).map(([k, n]) => `${k}: ${n.toLocaleString("en-GB")}`).join(" · ");
   if (D.movers.length) sortable($("movers"), [["parameter", "Parameter"], ["market", "Market"], ["before", "Before", 1], ["now", "Now", 1], ["per_cent", "Change [%]", 1]],
@@ -181,7 +163,5 @@ async function begin() {
   document.documentElement.dataset.ready = "table"; // the table can be used from here on
   controls();
   overview();
-  await withPlotly();
-  for (const id of seen) paintNow(id);
   document.documentElement.dataset.ready = "all";
 }
