@@ -116,7 +116,7 @@ def tape(
             pd.DataFrame(
                 {"market_id": names, "token_id": "t", "day": at, "session_start": at}
                 | {"session_end": at + pd.Timedelta(days=1)}
-                | {name: columns[name] for name in (f"impact_{m}m" for m in schema.IMPACT_BUCKETS)}
+                | columns
             )
         )
         spread.append(d["spread"])

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
-from tributary_opt import schema
 from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.market_data.impact_sums import impact_columns
 
@@ -65,7 +64,7 @@ def market_days(
     wanted, n_markets = n_markets, min(n_markets, 200)
     starts = np.arange(288) * 5
     kept: list[tuple[np.ndarray, ...]] = []
-    columns: dict[str, list[object]] = {f"impact_{m}m": [] for m in schema.IMPACT_BUCKETS}
+    columns: dict[str, list[object]] = {}
     for _ in range(n_days):
         q = 1_000 * rng.standard_t(4, (n_markets, 288))
         r = 2e-5 * q + 0.05 * rng.standard_t(4, q.shape)
@@ -82,7 +81,7 @@ def market_days(
             np.ones(n_markets, dtype=bool),
         )
         for name, arrays in day.items():
-            columns[name].append(arrays)
+            columns.setdefault(name, []).append(arrays)
         kept.append((mid[:n_kept], q[:n_kept], (price * np.abs(q))[:n_kept]))
     order = [(i % n_markets, d) for i in range(wanted) for d in range(n_days)]
     rows = pd.DataFrame({name: [days[d][i] for i, d in order] for name, days in columns.items()})

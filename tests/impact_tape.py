@@ -28,8 +28,16 @@ class Buckets:
         return Buckets(self.q[keep], self.r[keep], self.y[keep], self.block[keep])
 
 
-def sums(b: Buckets) -> np.ndarray:
-    """The array of an `impact_*` column, word by word from the schema's description."""
+def columns(b: Buckets | None, minutes: int) -> dict[str, object]:
+    """The `impact_*` columns of a length; None: no trade had a sign."""
+    of = dict.fromkeys(schema.IMPACT_COUNTS, 0) if b is None else moments(b)
+    counts = {f"impact_{minutes}m_{called}": int(of[name]) for name, called in schema.IMPACT_COUNTS.items()}
+    array = None if b is None else np.array([of[name] for name in schema.IMPACT_SUMS])
+    return counts | {f"impact_{minutes}m": array}
+
+
+def moments(b: Buckets) -> dict[str, float]:
+    """What those columns hold, word by word from the schema's description."""
     q, r = b.q, b.r
     x, y = np.abs(b.signed.q), b.signed.y
     out: dict[str, float] = {"n": len(q), "m": len(x), "blocks": len(np.unique(b.block))}
@@ -38,7 +46,7 @@ def sums(b: Buckets) -> np.ndarray:
     for name in schema.IMPACT_DIRECT[1:]:
         if set(name) <= {"x", "y"}:
             out[name] = float((x ** name.count("x") * y ** name.count("y")).sum())
-    for tenths in (3, 4, 5, 6, 7, 8):
+    for tenths in (3, 4, 5, 6, 7, 8, 9):
         out[f"rq{tenths}"] = float((np.sign(q) * r * np.abs(q) ** (tenths / 10)).sum())
         if tenths != 5:
             out[f"x{2 * tenths}"] = float((np.abs(q) ** (tenths / 5)).sum())
@@ -47,7 +55,8 @@ def sums(b: Buckets) -> np.ndarray:
     out["block_qr_qr"] = sum(v * v for v in qr)
     out["block_qr_qq"] = sum(v * w for v, w in zip(qr, qq, strict=True))
     out["block_qq_qq"] = sum(v * v for v in qq)
-    return np.array([out[name] for name in schema.IMPACT_MOMENTS])
+    assert set(out) == set(schema.IMPACT_MOMENTS)
+    return out
 
 
 def market_day(
@@ -55,10 +64,11 @@ def market_day(
 ) -> dict[str, object]:
     """One row of `ac_market_days`, as far as impact is concerned: the same buckets at every length."""
     start = pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(days=day)
-    array = None if buckets is None else sums(buckets)
     row = {"day": start, "market_id": market, "token_id": "", "session_start": start}
     row["session_end"] = start + pd.Timedelta(hours=hours)
-    return row | {f"impact_{minutes}m": array if minutes in lengths else None for minutes in LENGTHS}
+    for minutes in LENGTHS:
+        row |= columns(buckets if minutes in lengths else None, minutes)
+    return row
 
 
 def frame(rows: Iterable[dict[str, object]]) -> pd.DataFrame:

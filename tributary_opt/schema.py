@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Raised when a published table changes; stands in the pointer row and in every Parquet file."""
 
 MAX_STEPS: Final = 1_000
@@ -228,7 +228,7 @@ IMPACT_BUCKETS: Final = (5, 15, 30, 60)
 IMPACT_BLOCK_MINUTES: Final = 120
 """Length of the clock blocks by which errors are clustered where there are too few days. [minutes]"""
 
-IMPACT_EXPONENTS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+IMPACT_EXPONENTS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Exponents of flow for which the sums of the power law are kept. [-]"""
 
 IMPACT_RESPONSE: Final = ("n", "q", "r", "qq", "qr", "rr", "qqq", "qqr", "qrr", "qqqq", "qqqr", "qqrr")
@@ -242,11 +242,21 @@ IMPACT_POWER: Final = tuple(
 )
 """For each exponent d the sums of sign(q)·r·|q|^d and of |q|^(2d); two of the latter are among those above."""
 
-IMPACT_BLOCK: Final = ("blocks", "block_qr_qr", "block_qr_qq", "block_qq_qq")
-"""How many blocks there are, and products of their own sums of qr and qq, summed over the blocks."""
+IMPACT_BLOCK: Final = ("block_qr_qr", "block_qr_qq", "block_qq_qq")
+"""Products of a block's own sums of qr and qq, summed over the blocks."""
 
-IMPACT_MOMENTS: Final = tuple(dict.fromkeys((*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK)))
-"""What an `impact_*` array holds, in order: 37 sums, which with four lengths and the cap makes 149 doubles a day."""
+IMPACT_COUNTS: Final = {"n": "pairs", "m": "signed", "blocks": "blocks"}
+"""Sums that are counts: whole numbers in columns of their own, `impact_5m_pairs` and so on."""
+
+IMPACT_SUMS: Final = tuple(
+    name
+    for name in dict.fromkeys((*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK))
+    if name not in IMPACT_COUNTS
+)
+"""What an `impact_*` array holds, in order: 36 sums, which with four lengths and the cap makes 145 doubles a day."""
+
+IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
+"""All of them."""
 
 _IMPACT = (
     _double(
@@ -256,17 +266,22 @@ _IMPACT = (
         "null: no bound",
     ),
     *(
-        Column(
-            f"impact_{minutes}m",
-            "DOUBLE[]",
-            "contracts^i price^j",
-            f"sums over pairs of adjacent {minutes}-minute buckets both with a mid, in the order "
-            f"{', '.join(IMPACT_MOMENTS)}: n counts the pairs, q is the second's signed flow within flow_cap, r the "
-            "move of the last mid; m counts those with q not 0, x is |q|, y = sign(q) (average price of the trades of "
-            "that sign - mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are products of the sums "
-            f"of one {IMPACT_BLOCK_MINUTES // 60}-hour clock block, summed over the blocks; null: no trade has a sign",
-        )
+        column
         for minutes in IMPACT_BUCKETS
+        for column in (
+            _int(f"impact_{minutes}m_pairs", f"pairs of adjacent {minutes}-minute buckets both with a mid"),
+            _int(f"impact_{minutes}m_signed", "of them with signed flow in the second"),
+            _int(f"impact_{minutes}m_blocks", f"{IMPACT_BLOCK_MINUTES // 60}-hour clock blocks that have such a pair"),
+            Column(
+                f"impact_{minutes}m",
+                "DOUBLE[]",
+                "contracts^i price^j",
+                f"sums over those pairs, in the order {', '.join(IMPACT_SUMS)}: q is the second's signed flow within "
+                "flow_cap, r the move of the last mid, x is |q|, y = sign(q) (average price of the trades of that sign "
+                "- mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are products of the sums of one "
+                "block, summed over the blocks; null: no trade has a sign",
+            ),
+        )
     ),
 )
 
@@ -342,6 +357,15 @@ MARKET_DAYS: Final = Table(
         _double("first_mid", "price", "last two-sided mid of the first 5-minute bucket that has one"),
         _double("last_mid", "price", "last two-sided mid"),
         _time("last_mid_at", "time of it"),
+        _long("n_depth", "two-sided looks with sizes on both sides, on a day with trades"),
+        _long("n_walked", "of them deep enough, on both sides, for an order of walk_pct_volume of the day's volume"),
+        _double("walk_size", "contracts", "sum of that order's size over these looks"),
+        _double(
+            "walk_cost",
+            "price",
+            "sum over them of its cost per contract at once: half of its average price as a buy less that as a sale",
+        ),
+        _double("walk_half_spread", "price", "sum over them of half the two-sided spread"),
         _int("n_buckets", "5-minute buckets in the session"),
         _int("n_mid_buckets", "of them with a two-sided mid"),
         _double(
@@ -405,8 +429,11 @@ PARAMETERS: Final = Table(
         _double("spread", "price", "the spread the parameters use"),
         _double("spread_se", "price", "its standard error, from day to day; null below two days"),
         _symbol("spread_source", "how it was measured: time_weighted_quoted | effective | edge | roll"),
+        _double("quoted_spread", "price", "time-weighted, of two-sided books; null without one"),
         _double(
-            "effective_spread", "price", "of signed trades, by size: twice the signed distance from the mid before"
+            "effective_spread",
+            "price",
+            "of signed trades (side_method says how), by size: twice the signed distance from the mid before",
         ),
         _double("edge_spread", "price", "EDGE from 5-minute bars of days without a book; null where not above 0"),
         _double("roll_spread", "price", "Roll's from the last prices of 5-minute bars; null where not above 0"),
@@ -496,6 +523,12 @@ PARAMETERS: Final = Table(
             )
         ),
         _double("model_risk", "-", "dearest over cheapest of these"),
+        _double("walk_size", "contracts", "mean size of the orders walked through the recorded books"),
+        _double("walk_share", "-", "share of the looks with depth that hold such an order, on both sides"),
+        _double("walk_cost", "price", "mean cost per contract of such an order at once, half-spread included"),
+        _double("walk_half_spreads", "-", "it over the mean half-spread of the same looks; 1: the best level holds it"),
+        _double("cost_walk_bps", "bps", "it with the fee; a single slice sent at once, so not among the laws"),
+        _symbol("walk_reason", "why there is no walk: no_depth | too_thin (a tenth or more of the looks hold less)"),
         _double("log_kappa_sd", "-", "standard deviation of log kappa from sigma and eta"),
         _double("implied_regret", "-", "(c + 1/c)/2 - 1 at c = exp(log_kappa_sd): what a kappa wrong by c costs"),
         _int("data_age", "trading days from the newest source row to as_of", "day"),

@@ -177,6 +177,13 @@ class StatisticsRules(_Choice):
         description="Bound on the signed flow of a 5-minute bucket in the impact sums, as a share of the mean daily "
         "volume of the trading days just before; 0: none [%]",
     )
+    walk_pct_volume: float = Field(
+        0.02,
+        ge=0,
+        le=100,
+        description="Size of the order that is walked through every look with depth, as a share of the volume of its "
+        "day; the default is a slice of 1 % of ADV in 48; 0: no order is walked [%]",
+    )
 
 
 class LawPrior(_Choice):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,8 +31,10 @@ def pooled(days: list[Buckets]) -> tuple[Buckets, np.ndarray]:
 
 
 def test_arrays_hold_no_more_than_150_doubles_a_market_day() -> None:
-    assert len(set(schema.IMPACT_MOMENTS)) == len(schema.IMPACT_MOMENTS) == 37
-    assert len(schema.IMPACT_MOMENTS) * len(schema.IMPACT_BUCKETS) + 1 <= 150
+    of_impact = [c for c in schema.MARKET_DAYS.columns if c.name.startswith("impact_") and c.type == "DOUBLE[]"]
+    assert len(of_impact) == len(schema.IMPACT_BUCKETS)
+    assert len(set(schema.IMPACT_SUMS)) == len(schema.IMPACT_SUMS) == 36
+    assert len(schema.IMPACT_SUMS) * len(of_impact) + 1 <= 150  # and the cap
 
 
 @pytest.mark.parametrize(("seed", "scale_q", "scale_r"), [(1, 1.0, 1.0), (2, 1e55, 1e-55), (3, 1e-50, 1e50)])
@@ -95,6 +99,114 @@ def test_days_add_up_to_what_the_raw_buckets_say_together() -> None:
     np.testing.assert_allclose(apart.exponent, together.exponent, rtol=1e-9)
     np.testing.assert_allclose(apart.prefactor, together.prefactor, rtol=1e-8)
     assert (apart.cluster[0, 0], together.cluster[0, 0], together.n_clusters[0, 0]) == ("day", "block", 120)
+
+
+def persistent(seed: int, n_days: int, n: int = 288) -> list[Buckets]:
+    """Days whose flow and moves hang together within their blocks."""
+    rng, days = np.random.default_rng(seed), []
+    for _ in range(n_days):
+        day = draw(rng, n)
+        q = np.convolve(day.q, 0.7 ** np.arange(12))[:n]
+        common = np.repeat(rng.standard_normal(12), n // 12)
+        days.append(Buckets(q, 2e-5 * q + 0.03 * common + 0.05 * rng.standard_t(4, n), day.y, day.block))
+    return days
+
+
+def by_block(days: list[Buckets]) -> tuple[float, float]:
+    """Errors of the response from statsmodels: clustered by block, and HC0."""
+    raw, label = pooled(days)
+    fit = sm.OLS(raw.r, sm.add_constant(raw.q)).fit()
+    clustered = fit.get_robustcov_results("cluster", groups=label * 100 + raw.block)
+    return clustered.bse[1], fit.HC0_se[1]
+
+
+@pytest.mark.parametrize("n_days", [1, 3, 7])
+def test_errors_by_block_are_those_of_statsmodels_where_flow_and_moves_have_no_mean(n_days: int) -> None:
+    """Each bucket once more in the mirror: the intercept is 0, and what is left out is nothing."""
+    days = persistent(6, n_days)
+    both = [
+        Buckets(*(np.concatenate(pair) for pair in ((b.q, -b.q), (b.r, -b.r), (b.y, b.y), (b.block, b.block))))
+        for b in days
+    ]
+    found, (clustered, robust) = evidence(both), by_block(both)
+    assert (found.cluster[0, FIVE], found.n_clusters[0, FIVE]) == ("block", 12 * n_days)
+    np.testing.assert_allclose(found.slope_se[0, FIVE], clustered, rtol=1e-8)
+    assert clustered > 1.2 * robust
+
+
+def test_errors_by_block_are_within_some_percent_of_statsmodels_whatever_the_means() -> None:
+    off = []
+    for seed in range(20):
+        days = persistent(100 + seed, 5)
+        off.append(evidence(days).slope_se[0, FIVE] / by_block(days)[0])
+    assert np.abs(np.log(off)).max() < 0.10
+    assert abs(np.log(off).mean()) < 0.02
+
+
+def test_few_blocks_never_make_an_error_smaller_than_the_robust_one() -> None:
+    for seed in range(20):
+        (day,) = market(300 + seed, 1)
+        few = Buckets(day.q, day.r, day.y, day.block // 3)
+        found, (clustered, robust) = evidence([few]), by_block([few])
+        assert found.n_clusters[0, FIVE] == 4
+        assert found.slope_se[0, FIVE] >= robust * (1 - 1e-12)
+        if clustered > 1.5 * robust:
+            assert found.slope_se[0, FIVE] > robust
+
+
+def test_exponents_of_the_grid_and_between_are_found() -> None:
+    """Power laws with hardly any noise; between the grid's tenths the sums are interpolated."""
+    assert schema.IMPACT_EXPONENTS == (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    for exponent in (0.35, 0.5, 0.65, 0.85, 0.9, 0.95):
+        days = market(7, 9, exponent=exponent, slope=1e-3, noise=1e-3)
+        found = evidence(days)
+        assert found.exponent[0, FIVE] == pytest.approx(exponent, abs=4 * found.exponent_se[0, FIVE] + 1e-4), exponent
+        assert found.exponent_se[0, FIVE] < 0.02
+
+
+# --- what cannot be identified ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "direct_reason"),
+    [
+        (lambda b: b, "", ""),
+        (lambda b: Buckets(b.q[:2], b.r[:2], b.y[:2], b.block[:2]), "too_few_buckets", "too_few_buckets"),
+        (lambda b: Buckets(0 * b.q, b.r, 0 * b.y, b.block), "no_signed_flow", "no_signed_flow"),
+        (lambda b: Buckets(0 * b.q + 5, b.r, b.y, b.block), "constant_flow", "constant_flow"),
+        (lambda b: Buckets(5 * np.sign(b.q), b.r, b.y, b.block), "", "constant_flow"),
+        (lambda b: Buckets(np.abs(b.q), b.r, b.y, b.block), "one_sided_flow", ""),
+        (lambda b: Buckets(b.q, 0 * b.r, 0 * b.y, b.block), "no_move", "no_move"),
+        (lambda b: Buckets(b.q, 3 * b.q, 2 + np.abs(b.q), b.block), "exact_fit", "exact_fit"),
+    ],
+    ids=["sound", "two buckets", "no flow", "constant flow", "constant size", "all buys", "one price", "no error"],
+)
+@pytest.mark.parametrize("n_days", [1, 9])
+def test_what_cannot_be_identified_is_no_number_and_has_a_reason(
+    change: Callable[[Buckets], Buckets], reason: str, direct_reason: str, n_days: int
+) -> None:
+    days = [change(b) for b in market(8, n_days)]
+    if len(days[0].q) == 2:
+        days = days[:1]  # two buckets on each of nine days would do
+    found = evidence(days)
+    assert (found.reason[0, FIVE], found.direct_reason[0, FIVE]) == (reason, direct_reason)
+    for name in ("slope", "slope_se", "slope_se_hc0", "slope_se_classical", "r2", "intercept"):
+        assert np.isnan(getattr(found, name)[0, FIVE]) == bool(reason), name
+    for name in ("direct_eta", "direct_eta_se", "direct_epsilon", "direct_epsilon_se"):
+        assert np.isnan(getattr(found, name)[0, FIVE]) == bool(direct_reason), name
+    if reason:
+        assert found.power_reason[0, FIVE] == reason
+        assert np.isnan([found.exponent[0, FIVE], found.prefactor[0, FIVE], found.exponent_se[0, FIVE]]).all()
+
+
+def test_market_without_any_row_of_sums_or_with_those_of_an_older_layout_has_no_evidence() -> None:
+    rows = frame(market_day(i, None) for i in range(3))
+    old = rows.assign(impact_5m=[np.ones(37)] * 3, impact_5m_pairs=[100] * 3)
+    for days in (rows, old):
+        found = impact_evidence(days)
+        assert found.reason[0].tolist() == ["no_signed_flow"] * 4
+        assert found.n[0].tolist() == [0.0] * 4
+    assert len(impact_evidence(rows.iloc[:0]).market_id) == 0
 
 
 def test_a_market_does_not_depend_on_the_others() -> None:

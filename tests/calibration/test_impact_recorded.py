@@ -83,7 +83,8 @@ def test_tape_evidence_is_reproduced_from_the_server_and_predicts_other_days_and
 
 def squared_errors(rows: pd.DataFrame, intercept: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Σ (r - intercept - slope q)² of each row's 5-minute buckets."""
-    s = {name: np.array([a[i] for a in rows["impact_5m"]]) for i, name in enumerate(schema.IMPACT_MOMENTS)}
+    s = {name: np.array([a[i] for a in rows["impact_5m"]]) for i, name in enumerate(schema.IMPACT_SUMS)}
+    s["n"] = rows["impact_5m_pairs"].to_numpy(dtype=float)
     a, b = intercept, slope
     return np.asarray(
         s["rr"] - 2 * a * s["r"] - 2 * b * s["qr"] + a * a * s["n"] + 2 * a * b * s["q"] + b * b * s["qq"]
@@ -119,11 +120,13 @@ def assert_other_days_are_predicted(rows: pd.DataFrame) -> None:
 def assert_other_lengths_are_predicted(found: ImpactEvidence, rows: pd.DataFrame) -> None:
     """The coefficient of 5 minutes is that of 30 and 60: the median |log| error is at most half of a rate law's."""
     group = np.unique(rows["market_id"], return_inverse=True)[1]
-    places = [schema.IMPACT_MOMENTS.index(name) for name in schema.IMPACT_RESPONSE]
+    places = [schema.IMPACT_SUMS.index(name) for name in schema.IMPACT_RESPONSE[1:]]
     flow, rate = [], []
     print("\nacross lengths: market, minutes, t by day, |log(predicted/measured)| of flow and of rate")
     for length, minutes in ((2, 30), (3, 60)):
-        by_day = lines(np.stack(rows[f"impact_{minutes}m"].to_list())[:, places], group, len(MARKETS))
+        of_days = np.stack(rows[f"impact_{minutes}m"].to_list())[:, places]
+        of_days = np.column_stack([rows[f"impact_{minutes}m_pairs"], of_days])
+        by_day = lines(of_days, group, len(MARKETS))
         t = by_day.slope / by_day.slope_se_clustered
         for i, market in enumerate(MARKETS):
             errors = [abs(np.log(found.slope[i, 0] * f / found.slope[i, length])) for f in (1.0, 5 / minutes)]

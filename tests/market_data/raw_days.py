@@ -5,12 +5,13 @@ Written from `schema.py` and mathematics.md §5, not from the code under test: n
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bidask
 import numpy as np
 import pandas as pd
-from impact_tape import Buckets, sums
+from impact_tape import Buckets, columns
 
 from tributary_opt.market_data.volatility import range_share
 
@@ -28,6 +29,7 @@ def raw_market_day(
     quote_cap_s: float = 600.0,
     tick_rule: bool = True,
     flow_cap: float = np.nan,
+    walk_pct_volume: float = 0.02,
 ) -> dict[str, Any]:
     """One instrument's row, bookkeeping aside, from its ticks of any time in the order of the source."""
     trades = trades[(trades["timestamp"] >= start) & (trades["timestamp"] < end)]
@@ -45,11 +47,53 @@ def raw_market_day(
     mids = row.pop("mids")
     good, methods, effective = _with_sides(good, mids, tick_rule)
     row |= _trades(good, zone)
+    row |= walks(row.pop("quoted"), walk_pct_volume / 100 * good["size"].sum())
     row |= _noisy(good, start, end, with_book=row["n_two_sided"] > 0)
     row |= {"n_quote_rule": methods.count("quote"), "n_tick_rule": methods.count("tick")}
     row |= dict(zip(("effective_volume", "effective_spread_volume"), effective, strict=True))
     row |= {"flow_cap": flow_cap, **_impact(good, mids, start, end, flow_cap)}
     return row
+
+
+def fill(sizes: list[float], prices: list[float], order: float) -> float:
+    """Average price of an order that takes one level after the other; NaN where they do not hold it."""
+    left, paid = order, 0.0
+    for size, price in zip(sizes, prices, strict=True):
+        paid += min(left, size) * price
+        left -= min(left, size)
+    return paid / order if left <= 1e-12 * order else np.nan
+
+
+def walks(looks: pd.DataFrame, order: float) -> dict[str, Any]:
+    """Two-sided looks walked one by one, by levels where there are any, else by the size at the best price."""
+    out = {"n_depth": 0, "n_walked": 0, "walk_size": 0.0, "walk_cost": 0.0, "walk_half_spread": 0.0}
+    for look in looks.to_dict("records") if order > 0 else []:
+        filled = []
+        for side in ("bid", "ask"):
+            sizes, prices = (_levels(look.get(f"{side}_{what}")) for what in ("sizes", "prices"))
+            if not sizes or len(sizes) != len(prices) or min(sizes) < 0:
+                best = look.get(f"{side}_size", np.nan)
+                sizes, prices = [best] if best is not None and best > 0 else [], [look[f"best_{side}"]]
+            if sizes:
+                filled.append(fill(sizes, prices, order))
+        if len(filled) == 2:
+            out["n_depth"] += 1
+            if np.isfinite(filled).all():
+                out["n_walked"] += 1
+                out["walk_size"] += order
+                out["walk_cost"] += (filled[1] - filled[0]) / 2
+                out["walk_half_spread"] += (look["best_ask"] - look["best_bid"]) / 2
+    return out
+
+
+def _levels(column: Any) -> list[float]:
+    """A side's sizes or prices, as JSON or as an array; empty where there is nothing to read."""
+    if isinstance(column, str):
+        try:
+            return [float(v) for v in json.loads(column)]
+        except (ValueError, TypeError):
+            return []
+    return [] if column is None or np.ndim(column) == 0 else [float(v) for v in column]
 
 
 def _with_sides(
@@ -60,7 +104,6 @@ def _with_sides(
     volume = spread = 0.0
     last, tick = np.nan, 0
     stamps, values = pd.DatetimeIndex(mids.index).tz_localize(None).to_numpy(), mids.to_numpy()
-    none_given = not t["side"].isin(["buy", "sell"]).all()
     for stamp, side, price, size in zip(
         t["timestamp"].dt.tz_localize(None).to_numpy(), t["side"], t["price"], t["size"], strict=True
     ):
@@ -76,7 +119,7 @@ def _with_sides(
                 side, method = "buy" if tick > 0 else "sell", "tick"
             else:
                 side, method = None, "unknown"
-        if side is not None and np.isfinite(mid) and none_given:
+        if side is not None and np.isfinite(mid):
             volume += size
             spread += 2 * (price - mid) * size * (1 if side == "buy" else -1)
         sides.append(side)
@@ -189,12 +232,13 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
         "realised_quarticity": (moves**4).sum(),
         "variance_by_hour": _by_hour(pd.Series(moves**2), pd.Series(mids.index[1:]), zone),
         "mids": mid.set_axis(quoted["timestamp"]),
+        "quoted": quoted,
     }
 
 
 def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp, cap: float) -> dict[str, Any]:
     if not t["side"].isin(["buy", "sell"]).any():
-        return {f"impact_{minutes}m": None for minutes in IMPACT_MINUTES}
+        return {k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()}
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
     flow = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
     flow = flow if np.isnan(cap) else flow.clip(-cap, cap)
@@ -215,5 +259,5 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
         used = (last - before).notna()
         block = grid.floor("2h")[used].astype("int64").to_numpy()
         pairs = Buckets(q[used].to_numpy(), (last - before)[used].to_numpy(), y[used].to_numpy(), block)
-        out[f"impact_{minutes}m"] = sums(pairs)
+        out |= columns(pairs, minutes)
     return out

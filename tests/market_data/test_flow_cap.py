@@ -37,7 +37,7 @@ def test_cap_is_a_share_of_the_mean_volume_of_the_days_before(db: QuestDB) -> No
     np.testing.assert_allclose(of_m["flow_cap"], [np.nan, 20.0, 40.0, 40.0], rtol=1e-12)
     assert rows[rows["market_id"] == "N"]["flow_cap"].isna().all()
     # Its size is the flow; from the second day on the bound is, and the mid's move of 1 keeps its own.
-    q, r = (of_m["impact_5m"].map(lambda a, k=name: a[schema.IMPACT_MOMENTS.index(k)]) for name in ("q", "r"))
+    q, r = (of_m["impact_5m"].map(lambda a, k=name: a[schema.IMPACT_SUMS.index(k)]) for name in ("q", "r"))
     np.testing.assert_allclose(q, [1_000.0, 20.0, 40.0, 40.0], rtol=1e-12)
     assert r.tolist() == [1.0] * 4
 

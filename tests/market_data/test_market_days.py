@@ -77,6 +77,7 @@ def assert_rows_equal_raw(
             probability=row["kind"] == "probability",
             quote_cap_s=rules.quote_cap_seconds,
             flow_cap=row["flow_cap"],
+            walk_pct_volume=rules.walk_pct_volume,
         )
         assert {*raw, *BOOKKEEPING} == set(schema.MARKET_DAYS.names)
         assert row["day"] == pd.Timestamp(day, tz="UTC")
@@ -92,9 +93,12 @@ def assert_rows_equal_raw(
                 np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-15, err_msg=f"{key} {name}")
 
 
+_BOOK = "best_bid, best_ask, bid_size, ask_size, bid_prices, bid_sizes, ask_prices, ask_sizes"
+
+
 def of_server(db: QuestDB, table: str) -> pd.DataFrame:
     """The raw ticks as the server holds them: where stamps are equal, its order is the order."""
-    columns = "timestamp, market_id, token_id, " + ("side, price, size" if table == "trades" else "best_bid, best_ask")
+    columns = "timestamp, market_id, token_id, " + ("side, price, size" if table == "trades" else _BOOK)
     return db.query(f"SELECT {columns} FROM {table}").to_pandas()
 
 
@@ -102,10 +106,10 @@ def test_every_column_of_a_sample_day_is_what_pandas_makes_of_the_raw_ticks(db: 
     markets = sample_markets(40, seed=3, first_day=MONDAY, n_days=2, trades_per_day=500, snapshots_per_day=1_000)
     reference = reference_data(markets).assign(complement_token_id=None)  # folding: test_complements.py
     create(db)
-    for sample in generate(markets, MONDAY, 2, seed=3, depth=False):
+    for sample in generate(markets, MONDAY, 2, seed=3, depth=True):
         send(db, "trades", sample.trades)
         send(db, "orderbook_snapshots", sample.orderbook_snapshots)
-    rules = StatisticsRules(skip_open_minutes=7, skip_close_minutes=3, quote_cap_seconds=45.0)
+    rules = StatisticsRules(skip_open_minutes=7, skip_close_minutes=3, quote_cap_seconds=45.0, walk_pct_volume=0.5)
     for chosen in (StatisticsRules(), rules):
         days = market_days(db, reference, chosen)
         rows = days.read(TUESDAY)
@@ -154,6 +158,8 @@ def test_day_of_known_ticks_gives_the_numbers_worked_out_by_hand(db: QuestDB) ->
     assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (2.0, 3.0 + 5.0, 3)
     assert (row["buy_notional"], row["sell_notional"]) == (20.0, 33.0 + 45.0)
     assert (row["n_quote_rule"], row["n_tick_rule"]) == (1, 0)
+    # No size stands in any look.
+    assert (row["n_depth"], row["n_walked"], row["walk_cost"]) == (0, 0, 0.0)
     # Nothing stood before the first trade; before the others 10, 10 at 00:04:59 and 10.5 at noon.
     assert row["effective_volume"] == 3.0 + 5.0
     assert row["effective_spread_volume"] == 2 * (10.0 - 11.0) * 3.0 + 2 * (10.5 - 9.0) * 5.0
@@ -179,7 +185,7 @@ def test_day_of_known_ticks_gives_the_numbers_worked_out_by_hand(db: QuestDB) ->
     assert row["realised_quarticity"] == 0.5**4 + 2.0**4
     assert row["bipower_variance"] == pytest.approx(np.pi / 2 * 0.5 * 2.0, rel=1e-15)
     # Adjacent 5-minute buckets both with a mid: none. At 15 minutes 00:00 holds the mids of 00:00 and 00:10.
-    assert row["impact_5m"].tolist() == [0.0] * len(schema.IMPACT_MOMENTS)
+    assert row["impact_5m"].tolist() == [0.0] * len(schema.IMPACT_SUMS)
     assert (row["day"], row["session_end"]) == (pd.Timestamp(MONDAY, tz="UTC"), pd.Timestamp(TUESDAY, tz="UTC"))
 
 
@@ -196,7 +202,8 @@ def test_response_sums_follow_their_definition(db: QuestDB) -> None:
         [book(at(MONDAY, f"10:{m:02d}:00"), "M", mid - 1, mid + 1) for m, mid in ((2, 10), (7, 11), (12, 13))],
     )
     (row,) = market_days(db).read(MONDAY).to_dict("records")
-    sums = dict(zip(schema.IMPACT_MOMENTS, row["impact_5m"].tolist(), strict=True))
+    sums = dict(zip(schema.IMPACT_SUMS, row["impact_5m"].tolist(), strict=True))
+    sums |= {name: row[f"impact_5m_{called}"] for name, called in schema.IMPACT_COUNTS.items()}
     q, r = np.array([2.0, -1.0]), np.array([1.0, 2.0])
     y = np.array([10.0 - 10.0, 11.0 - 10.0])  # bought at 10 after a mid of 10, sold at 10 after a mid of 11
     assert {name: sums[name] for name in schema.IMPACT_RESPONSE} == {
@@ -209,8 +216,8 @@ def test_response_sums_follow_their_definition(db: QuestDB) -> None:
     }  # fmt: skip
     assert sums["rq5"] == pytest.approx(np.sqrt(2.0) - 2.0)
     assert sums["x8"] == pytest.approx(2**0.8 + 1)
-    assert [sums[name] for name in schema.IMPACT_BLOCK] == [1.0, 0.0, 0.0, 25.0]
-    assert row["impact_15m"][0] == 0  # one 15-minute bucket alone has nothing beside it
+    assert [sums[name] for name in ("blocks", *schema.IMPACT_BLOCK)] == [1, 0.0, 0.0, 25.0]
+    assert row["impact_15m_pairs"] == 0  # one 15-minute bucket alone has nothing beside it
 
 
 def test_ask_of_one_is_missing_for_a_probability_and_a_price_otherwise(db: QuestDB) -> None:

@@ -34,7 +34,9 @@ class ImpactEvidence:
     """Estimates with their errors, shape (markets, bucket lengths); NaN where not identified, and the reason why.
 
     Standard errors without another name are clustered: by trading day where there are at least `MIN_DAY_CLUSTERS`, else
-    by 2-hour block, and then never below the heteroskedasticity-robust ones.
+    by 2-hour block; below as many blocks never under the heteroskedasticity-robust ones. Errors by day are exact. Those
+    by block are exact where flow and moves have no mean, and else within some percent: with an intercept they would
+    need the products of five sums of a block, 15 a length, which is not kept.
     """
 
     market_id: NDArray[np.object_]
@@ -110,21 +112,22 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
         raise ValueError(f"weights must be one finite number >= 0 for each of {len(rows)} rows")
     days = _session_days(rows, group, n)
     parts = [
-        _of_length(_stacked(rows[f"impact_{minutes}m"]), group, n, w, minutes / 1440.0 / days)
-        for minutes in schema.IMPACT_BUCKETS
+        _of_length(_stacked(rows, minutes), group, n, w, minutes / 1440.0 / days) for minutes in schema.IMPACT_BUCKETS
     ]
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     return ImpactEvidence(market[starts], token[starts], schema.IMPACT_BUCKETS, **columns)
 
 
-def _stacked(arrays: pd.Series) -> Floats:
-    """The arrays as one matrix; a row without one, or with one of an older layout, counts for nothing."""
-    width = len(schema.IMPACT_MOMENTS)
-    values = arrays.to_numpy(dtype=object)
+def _stacked(rows: pd.DataFrame, minutes: int) -> Floats:
+    """`IMPACT_MOMENTS` as one matrix; a row without an array, or with one of an older layout, counts for nothing."""
+    width, n_counts = len(schema.IMPACT_SUMS), len(schema.IMPACT_COUNTS)
+    values = rows[f"impact_{minutes}m"].to_numpy(dtype=object)
     have = np.array([isinstance(a, np.ndarray) and len(a) == width for a in values], dtype=bool)
-    out = np.zeros((len(values), width))
+    out = np.zeros((len(values), n_counts + width))
     if have.any():
-        out[have] = np.concatenate(values[have]).reshape(-1, width)
+        out[have, n_counts:] = np.concatenate(values[have]).reshape(-1, width)
+        for i, called in enumerate(schema.IMPACT_COUNTS.values()):
+            out[have, i] = rows[f"impact_{minutes}m_{called}"].to_numpy(dtype=float)[have]
     return out
 
 
@@ -193,13 +196,14 @@ def _of_length(
 def _block_inflation(
     rows: Floats, group: NDArray[np.int64], n: int, weights: Floats | None, response: Lines
 ) -> tuple[Floats, Floats]:
-    """By how much clustering by blocks widens a variance: over the robust one, and over the classical one.
+    """By how much clustering by blocks changes a variance: over the robust one, and over the classical one.
 
-    From the scores q(r - slope·q), of buckets and of whole blocks. They leave out the intercept, which is worth no more
-    than one block among all. Never below 1, and NaN with fewer than two blocks.
+    From the scores q(r - slope·q), of buckets and of whole blocks, with the usual factor for few clusters,
+    G/(G-1)·(n-1)/(n-2). They leave out the intercept, which is worth no more than one block among all. Never below 1
+    with fewer than `MIN_DAY_CLUSTERS` blocks, which say too little about themselves; NaN with fewer than two.
     """
     q, r = response.x_scale, response.y_scale
-    places = [_PLACE[name] for name in ("qqrr", "qqqr", "qqqq", *schema.IMPACT_BLOCK[1:], "qq", "rr", "qr")]
+    places = [_PLACE[name] for name in ("qqrr", "qqqr", "qqqq", *schema.IMPACT_BLOCK, "qq", "rr", "qr")]
     q_powers, r_powers = np.array((2, 3, 4, 2, 3, 4, 2, 0, 1)), np.array((2, 1, 0, 2, 1, 0, 0, 2, 1))
     w = np.ones(len(rows)) if weights is None else weights
     unit = rows[:, places] / (q[group, np.newaxis] ** q_powers * r[group, np.newaxis] ** r_powers)
@@ -212,9 +216,10 @@ def _block_inflation(
         by_bucket = single - 2 * b * mixed + b * b * quartic
         by_block = block_single - 2 * b * block_mixed + b * b * block_quartic
         alike = (rr - 2 * b * qr + b * b * qq) * qq / response.n
-        few = np.where(blocks > 1, blocks / (blocks - 1), np.nan)
-        robust, classical = few * by_block / by_bucket, few * by_block / alike
-    return tuple(np.where(np.isnan(v), np.nan, np.maximum(v, 1.0)) for v in (robust, classical))  # type: ignore[return-value]
+        few = np.where(blocks > 1, blocks / (blocks - 1) * (response.n - 1) / (response.n - 2), np.nan)
+        least = np.where(blocks < MIN_DAY_CLUSTERS, 1.0, 0.0)
+        robust, classical = (np.maximum(few * by_block / of, least) for of in (by_bucket, alike))
+    return robust, classical
 
 
 # --- the power law --------------------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ def calibrate(
         rule = rule_parameters(adv, spread, sigma.value / price, price)
         # Of p (1 - p) on prediction venues, the same for both tokens; else of the notional.
         per_contract = np.where(out["fee_kind"] == "probability", price * (1.0 - price), price)
-        epsilon = rule.epsilon + out["taker_fee"].to_numpy() * per_contract
+        fee = out["taker_fee"].to_numpy() * per_contract
+        epsilon = rule.epsilon + fee
         unit = sigma.value / adv
     usable = rule.valid & np.isfinite(epsilon) & np.isfinite(unit) & (unit > 0)
     beyond = text("spread ", out["spread"], " and volume ", out["adv"], " give impact beyond any number")
@@ -171,6 +172,8 @@ def calibrate(
     costs["law"] = eps + gamma["law"] * half_order + cost.temporary(ORDER_FRACTION)[0] * sd
     for name, per_contract in costs.items():
         out[f"cost_{name}_bps"] = shown(per_contract / np.where(ok, price, 1.0) * 1e4)
+    at_once = out["walk_cost"].to_numpy(dtype=float) + np.where(ok, fee, np.nan)
+    out["cost_walk_bps"] = at_once / np.where(ok, price, 1.0) * 1e4
     stacked = np.stack([shown(c) for c in costs.values()])
     with np.errstate(invalid="ignore"):
         out["model_risk"] = np.fmax.reduce(stacked) / np.fmin.reduce(stacked)

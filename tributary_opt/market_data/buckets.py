@@ -12,7 +12,7 @@ from tributary_opt import schema
 from tributary_opt.market_data import volatility
 from tributary_opt.market_data.calendars import Session, TradingCalendar, trading_calendar
 from tributary_opt.market_data.impact_sums import impact_columns
-from tributary_opt.market_data.source import BUCKET_MINUTES
+from tributary_opt.market_data.source import BUCKET_MINUTES, NO_WALKS
 from tributary_opt.market_data.spread import edge_squared
 
 _BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
@@ -20,7 +20,12 @@ _HOURS = 24
 
 
 def summarise(
-    session: Session, seen: pd.DataFrame, trades: pa.Table, books: pa.Table, quoted: pa.Table | None = None
+    session: Session,
+    seen: pd.DataFrame,
+    trades: pa.Table,
+    books: pa.Table,
+    quoted: pa.Table | None = None,
+    walks: pa.Table | None = None,
 ) -> pd.DataFrame:
     """Market-day rows of one session from its 5-minute buckets.
 
@@ -32,6 +37,7 @@ def summarise(
     trades, books : Table as `Source.trade_buckets` and `Source.book_buckets` give them, in any order
     quoted : Table as `Source.quoted_trades` gives it: what the aggressors that were not given seem to have been. Its
         volumes and counts by side come on top of those of `trades`. None: sides as given only.
+    walks : Table as `Source.walks` gives it. None: no order was walked through the books
 
     Returns
     -------
@@ -61,6 +67,7 @@ def summarise(
         **_trade_columns(trade),
         **_noisy_columns(trade, book),
         **_book_columns(book),
+        **_walk_columns(_Buckets(NO_WALKS if walks is None else walks, places, grid)),
     }
     columns |= _impact_columns(trade, book, seen["flow_cap"].to_numpy(dtype=float))
     return pd.DataFrame(columns)
@@ -284,6 +291,11 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
         "realised_quarticity": quoted.sum(moves**4),
         "variance_by_hour": list(quoted.sum_by_hour(moves**2)),
     }
+
+
+def _walk_columns(walk: _Buckets) -> dict[str, object]:
+    counts = {name: walk.count(walk[name]) for name in ("n_depth", "n_walked")}
+    return counts | {name: walk.sum(walk[name]) for name in ("walk_size", "walk_cost", "walk_half_spread")}
 
 
 def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray) -> dict[str, object]:

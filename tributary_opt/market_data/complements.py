@@ -18,7 +18,7 @@ _KEYS = ["market_id", "token_id", "bucket"]
 _FIRST, _LAST = {"open": "first_at"}, {"close": "last_at", "last_mid": "last_mid_at"}
 _LOWEST, _HIGHEST = ("low", "first_at"), ("high", "last_at", "last_mid_at")
 
-_IMPACT_SIGNS = np.array([-1.0 if name in ("q", "r", "qqq", "qqr", "qrr") else 1.0 for name in schema.IMPACT_MOMENTS])
+_IMPACT_SIGNS = np.array([-1.0 if name in ("q", "r", "qqq", "qqr", "qrr") else 1.0 for name in schema.IMPACT_SUMS])
 """What an odd number of signed factors, flow or move, does in the mirror; costs and sizes have no sign."""
 
 
@@ -61,8 +61,8 @@ def onto_first(table: pa.Table, instruments: pd.DataFrame) -> pa.Table:
     keys = pd.MultiIndex.from_frame(rows[["market_id", "token_id"]])
     place = pd.MultiIndex.from_frame(pairs[["market_id", "folded_with"]]).get_indexer(keys)
     second = place >= 0
-    rows = pd.concat([rows[~second], _mirrored(rows[second])], ignore_index=True)
-    rows.loc[len(rows) - second.sum() :, "token_id"] = pairs["token_id"].to_numpy()[place[second]]
+    mirrored = _mirrored(rows[second]).assign(token_id=pairs["token_id"].to_numpy()[place[second]])
+    rows = pd.concat([rows[~second], mirrored], ignore_index=True)
     merged = _merged(rows)[table.column_names]
     return pa.concat_tables(
         [table.filter(pc.invert(maybe)), pa.Table.from_pandas(merged, table.schema, preserve_index=False)]

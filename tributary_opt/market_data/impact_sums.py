@@ -24,8 +24,8 @@ def impact_columns(
     sells: tuple[_Floats, _Floats],
     cap: _Floats,
     signed: NDArray[np.bool_],
-) -> dict[str, list[_Floats | None]]:
-    """The `impact_*` columns of one session.
+) -> dict[str, list[_Floats | None] | NDArray[np.int32]]:
+    """The `impact_*` columns of one session, arrays and counts.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def impact_columns(
     cap : ndarray, shape (markets,)
         Bound on a bucket's absolute signed flow; NaN where there is none. [contracts]
     signed : ndarray, shape (markets,)
-        Whether any trade has a side: without one the column is None.
+        Whether any trade has a side: without one the array is None and the counts are 0.
     """
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
     flow = np.clip(buys[0] - sells[0], -bound, bound)
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
-    columns: dict[str, list[_Floats | None]] = {}
+    columns: dict[str, list[_Floats | None] | NDArray[np.int32]] = {}
     for minutes in schema.IMPACT_BUCKETS:
         first = groups(minutes)
         q = np.add.reduceat(flow, first, axis=1)
@@ -60,7 +60,10 @@ def impact_columns(
         block_of = np.searchsorted(blocks, first[1:], side="right")
         starts = np.flatnonzero(np.diff(block_of, prepend=-1))
         sums = _sums(used, q, r, y, starts)
-        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(sums, signed, strict=True)]
+        for name, called in schema.IMPACT_COUNTS.items():
+            columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)
+        arrays = np.stack([sums[name] for name in schema.IMPACT_SUMS], axis=1)
+        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(arrays, signed, strict=True)]
     return columns
 
 
@@ -68,8 +71,8 @@ def _average(volume: _Floats, notional: _Floats) -> _Floats:
     return np.asarray(np.divide(notional, volume, out=np.zeros_like(volume), where=volume > 0))
 
 
-def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: NDArray[np.int64]) -> _Floats:
-    """One row of `IMPACT_MOMENTS` for each market."""
+def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: NDArray[np.int64]) -> dict[str, _Floats]:
+    """Each of `IMPACT_MOMENTS`, one number a market."""
     x, qq, qr, rr, yy, xy = np.abs(q), q * q, q * r, r * r, y * y, np.abs(q) * y
     side_r = np.sign(q) * r
     of: dict[str, NDArray[np.generic]] = {
@@ -84,11 +87,11 @@ def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: N
             of[with_move] = side_r * power
             of.setdefault(squared, power * power)
     sums = {name: values.sum(axis=1, dtype=float) for name, values in of.items()}
-    sums |= dict.fromkeys(schema.IMPACT_BLOCK, np.zeros(len(q)))
+    sums |= dict.fromkeys(("blocks", *schema.IMPACT_BLOCK), np.zeros(len(q)))
     if len(starts):
         n, block_qr, block_qq = (np.add.reduceat(values, starts, axis=1) for values in (used.astype(float), qr, qq))
         sums["blocks"] = (n > 0).sum(axis=1, dtype=float)
         sums["block_qr_qr"] = (block_qr * block_qr).sum(axis=1)
         sums["block_qr_qq"] = (block_qr * block_qq).sum(axis=1)
         sums["block_qq_qq"] = (block_qq * block_qq).sum(axis=1)
-    return np.stack([sums[name] for name in schema.IMPACT_MOMENTS], axis=1)
+    return sums

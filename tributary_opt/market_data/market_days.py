@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tributary_opt import schema
 from tributary_opt.market_data import complements
@@ -27,7 +28,7 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 4
+STATISTICS_VERSION = 5
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
 
 CAP_DAYS = 7
@@ -278,10 +279,12 @@ class MarketDays:
                     quote_cap_s=self._rules.quote_cap_seconds,
                     markets=markets,
                 )
-                quoted = self._inferred_sides(session, part, markets, probability=kind == "probability")
+                probability = kind == "probability"
+                quoted = self._against_mids(session, part, markets, probability=probability)
+                walks = self._walks(session, part, markets, probability=probability)
                 tables = (
                     None if t is None else complements.onto_first(t, part)
-                    for t in (trade_buckets, book_buckets, quoted)
+                    for t in (trade_buckets, book_buckets, quoted, walks)
                 )
                 rows = complements.both_tokens(summarise(session, part, *tables), part)
                 yield rows.assign(
@@ -291,23 +294,43 @@ class MarketDays:
                     source_digest=source_digest,
                 )[schema.MARKET_DAYS.names]
 
-    def _inferred_sides(
+    def _against_mids(
         self, session: Session, part: pd.DataFrame, markets: MarketSlice, *, probability: bool
     ) -> pa.Table | None:
-        """Aggressors of the trades that name none; None where there is no such trade. A join with the book is dear."""
-        without = part["n_no_side"] > 0
-        if not without.any():
+        """Trades against the mid before them, aggressors inferred where none is given; None where there is nothing.
+
+        A join with the book is dear, and the tick rule's windows more so: markets whose trades all name their aggressor
+        are asked about apart, and those among them without a book not at all.
+        """
+        ids = part["market_id"]
+        unsigned = set(ids[part["n_no_side"] > 0])
+        signed = set(ids[(part["n"] > 0) & (part["n_books"] > 0)]) - unsigned
+        found = []
+        for infer, wanted in ((True, unsigned), (False, signed)):
+            if wanted:
+                of_these = markets if wanted == set(ids) else MarketSlice(tuple(sorted(wanted)))
+                table = self._source.quoted_trades(
+                    session.start,
+                    session.end,
+                    probability=probability,
+                    infer=infer,
+                    tick_rule=self._rules.tick_rule,
+                    markets=of_these,
+                )
+                if unsigned and signed:  # a long list of markets is asked for as a range
+                    mine = pc.is_in(table["market_id"].cast(pa.string()), pa.array(sorted(wanted), pa.string()))
+                    table = table.filter(mine)
+                found.append(table)
+        return pa.concat_tables(found) if found else None
+
+    def _walks(
+        self, session: Session, part: pd.DataFrame, markets: MarketSlice, *, probability: bool
+    ) -> pa.Table | None:
+        """Orders walked through the books; None where there is no book to walk, or no volume to take a share of."""
+        pct = self._rules.walk_pct_volume
+        if not (pct > 0 and ((part["n"] > 0) & (part["n_books"] > 0)).any()):
             return None
-        if not without.all():
-            markets = MarketSlice(tuple(sorted(pd.unique(part.loc[without, "market_id"]))))
-        return self._source.quoted_trades(
-            session.start,
-            session.end,
-            probability=probability,
-            infer=True,
-            tick_rule=self._rules.tick_rule,
-            markets=markets,
-        )
+        return self._source.walks(session.start, session.end, probability=probability, pct_volume=pct, markets=markets)
 
     def _slices(self, group: pd.DataFrame, *, everything: bool) -> Iterator[tuple[pd.DataFrame, MarketSlice]]:
         if everything and group["market_id"].nunique() <= self._markets_per_slice:

@@ -6,6 +6,7 @@ of them, as 5-minute buckets; no tick ever comes here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -56,6 +57,16 @@ class MarketSlice:
 
 
 ALL_MARKETS = MarketSlice()
+
+NO_WALKS = pa.table(
+    {
+        "bucket": pa.array([], pa.timestamp("us")),
+        "market_id": pa.array([], pa.string()),
+        "token_id": pa.array([], pa.string()),
+        **{name: pa.array([], pa.int64()) for name in ("n_depth", "n_walked")},
+        **{name: pa.array([], pa.float64()) for name in ("walk_size", "walk_cost", "walk_half_spread")},
+    }
+)
 
 
 class Source:
@@ -324,6 +335,86 @@ class Source:
             f"last_not_null(CASE WHEN {two} THEN {mid} END) AS last_mid, "
             f"max(CASE WHEN {two} THEN at END) AS last_mid_at, min(at) AS first_at, max(at) AS last_at "
             f"FROM looks"
+        )
+
+    def walks(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        probability: bool,
+        pct_volume: float,
+        markets: MarketSlice = ALL_MARKETS,
+    ) -> pa.Table:
+        """Marketable orders through every look with depth, added up by instrument: none without trades or sizes.
+
+        The order is `pct_volume` % of the instrument's volume from `start` to `end`. A look counts in `n_depth` when it
+        is two-sided and both sides have levels of sizes >= 0, or else a size at the best price: one level. In
+        `n_walked`, and in the sums after it, count those that hold the order on both sides: `walk_size`, its size;
+        `walk_cost`, half of its average price as a buy less that as a sale; `walk_half_spread`. `bucket` is the first.
+        """
+        found = self._types("orderbook_snapshots")
+        b = self._names("orderbook_snapshots")
+        theirs = self._column["orderbook_snapshots"]
+        of_levels, of_best = (
+            all(theirs[name] in found for name in names)
+            for names in (("bid_prices", "bid_sizes", "ask_prices", "ask_sizes"), ("bid_size", "ask_size"))
+        )
+        if not (of_levels or of_best):
+            return NO_WALKS
+        bid, ask = self._number("orderbook_snapshots", "best_bid"), self._number("orderbook_snapshots", "best_ask")
+        columns = {"bid": bid, "ask": ask}
+        if of_levels:
+            columns |= {
+                f"{side}_{what}": f"{b[f'{side}_{what}']}::double[]"
+                for side in ("bid", "ask")
+                for what in ("prices", "sizes")
+            }
+        if of_best:
+            columns |= {f"{side}_best": self._number("orderbook_snapshots", f"{side}_size") for side in ("bid", "ask")}
+        t = self._names("trades")
+        p, s = self._number("trades", "price"), self._number("trades", "size")
+        at = _microseconds(b["timestamp"], self._type_of("orderbook_snapshots", "timestamp"))
+
+        def branches(side: str, value: Callable[[str, str], str]) -> str:
+            """CASE branches over where the sizes of a side stand: `value` of (sizes, prices)."""
+            cases = []
+            if of_levels:
+                sizes, prices = f"{side}_sizes", f"{side}_prices"
+                # The server fails the query, not the row, over lengths that differ, and over the length of a null.
+                there = f"array_count({sizes}) > 0 AND array_count({prices}) = array_count({sizes})"
+                same = f"dim_length({sizes}, 1) = dim_length({prices}, 1) AND array_min({sizes}) >= 0"
+                cases.append(f"WHEN {there} AND {same} THEN {value(sizes, prices)}")
+            if of_best:
+                cases.append(f"WHEN {_usable(f'{side}_best')} THEN {value(f'{side}_best', side)}")
+            return f"CASE {' '.join(cases)} END"
+
+        filled = ", ".join(
+            f"{branches(side, value)} AS {name}"
+            for side, there, price in (("bid", "bids", "sold"), ("ask", "asks", "bought"))
+            for name, value in (
+                (there, lambda sizes, prices: "1"),
+                (price, lambda sizes, prices: f"l2price(q, {sizes}, {prices})"),
+            )
+        )
+        walked = "sold IS NOT NULL AND bought IS NOT NULL"
+        return self._db.query(
+            f"WITH orders AS (SELECT {t['market_id']} AS market_id, {t['token_id']} AS token_id, "
+            f"{pct_volume / 100.0!r} * sum({s}) AS q FROM {t['']} WHERE {_within(t['timestamp'], start, end)} "
+            f"AND {_usable(p)} AND {_usable(s)}{self._only('trades', markets)}), "
+            f"looks AS (SELECT {at} AS at, {b['market_id']} AS market_id, {b['token_id']} AS token_id, "
+            f"{', '.join(f'{value} AS {name}' for name, value in columns.items())} "
+            f"FROM {b['']} WHERE {_within(b['timestamp'], start, end)} "
+            f"AND {_two_sided(bid, ask, probability)}{self._only('orderbook_snapshots', markets)}), "
+            f"both AS (SELECT looks.*, orders.q AS q FROM looks JOIN orders "
+            f"ON looks.market_id = orders.market_id AND looks.token_id = orders.token_id), "
+            f"filled AS (SELECT at, market_id, token_id, q, bid, ask, {filled} FROM both) "
+            f"SELECT timestamp_floor('{BUCKET_MINUTES}m', min(at)) AS bucket, market_id, token_id, "
+            f"sum(CASE WHEN bids = 1 AND asks = 1 THEN 1 ELSE 0 END) AS n_depth, "
+            f"sum(CASE WHEN {walked} THEN 1 ELSE 0 END) AS n_walked, "
+            f"sum(CASE WHEN {walked} THEN q ELSE 0.0 END) AS walk_size, "
+            f"sum(CASE WHEN {walked} THEN (bought - sold) / 2 ELSE 0.0 END) AS walk_cost, "
+            f"sum(CASE WHEN {walked} THEN (ask - bid) / 2 ELSE 0.0 END) AS walk_half_spread FROM filled"
         )
 
     # --- reference data --------------------------------------------------------------------------------------

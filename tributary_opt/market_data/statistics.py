@@ -6,6 +6,8 @@ sessions, per √trading day; the move between sessions stands beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,9 @@ from tributary_opt.market_data.calendars import ALWAYS_OPEN
 from tributary_opt.market_data.hour_profiles import Profiles, profiles
 from tributary_opt.market_data.market_days import Window
 from tributary_opt.market_data.spread import root
+
+MIN_WALK_SHARE = 0.9
+"""Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
 
 
 def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
@@ -121,6 +126,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "spread": spread,
                 "spread_se": spread_se,
                 "spread_source": spread_source,
+                "quoted_spread": spreads["time_weighted_quoted"],
                 "effective_spread": spreads["effective"],
                 "edge_spread": spreads["edge"],
                 "roll_spread": spreads["roll"],
@@ -133,6 +139,7 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "sigma_bipower": np.where(n_quoted > 0, np.sqrt(total("bipower_variance") / n_quoted), np.nan),
                 "sigma_parkinson": np.where(ranged, np.sqrt(total("parkinson_variance") / n_traded_days), np.nan),
                 "sigma_garman_klass": np.where(ranged, np.sqrt(total("garman_klass_variance") / n_traded_days), np.nan),
+                **_walk_columns(total),
                 "bucket_size_squared": total("size_squared") / total("n_buckets"),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
@@ -141,6 +148,24 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "source_jump": jump,
             }
         )
+
+
+def _walk_columns(total: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean order walked through the books and what it paid; where too few looks hold it, only the deep ones would
+    speak, and cheaply: then there is no number."""
+    n_depth, n_walked = total("n_depth"), total("n_walked")
+    share = n_walked / n_depth
+    held = share >= MIN_WALK_SHARE
+    cost = np.where(held, total("walk_cost") / n_walked, np.nan)
+    reason = np.where(n_depth == 0, "no_depth", "too_thin").astype(object)
+    reason[held] = None
+    return {
+        "walk_size": total("walk_size") / n_walked,
+        "walk_share": share,
+        "walk_cost": cost,
+        "walk_half_spreads": np.where(held, total("walk_cost") / total("walk_half_spread"), np.nan),
+        "walk_reason": reason,
+    }
 
 
 def _side_method(n_signed: np.ndarray, n_quote_rule: np.ndarray, n_tick_rule: np.ndarray) -> np.ndarray:
