@@ -98,3 +98,106 @@ def test_days_without_a_trade_hide_no_jump() -> None:
     assert found["source_jump"].startswith("split on 2024-03-23")
     assert found["n_days"] == 7
     assert len(cut_at_jumps(days.iloc[:0], WINDOW)) == 0
+
+
+# --- contract rolls ------------------------------------------------------------------------------------------
+
+
+def around_the_clock(roll: float, *, minutes: float = 4.0, move: float = 0.02, seed: int = 2) -> pd.DataFrame:
+    """Twenty days that open where the last one closed, `minutes` later, but for the thirteenth."""
+    rng, days, last = np.random.default_rng(seed), rows(), 50.0
+    half = pd.Timedelta(minutes=minutes / 2)
+    for i in range(len(days)):
+        opened = last * (roll if i == 12 else 1.0) * np.exp(rng.normal(0, move * np.sqrt(minutes / 1440)))
+        last = opened * np.exp(rng.normal(0, move))
+        days.loc[i, ["open_price", "close_price", "high_price", "low_price"]] = [opened, last, 1.1 * last, 0.9 * opened]
+    return days.assign(first_trade_at=days["session_start"] + half, last_trade_at=days["session_end"] - half)
+
+
+@pytest.mark.parametrize(
+    ("roll", "minutes", "name"),
+    [
+        (1.03, 4.0, "contract_roll"),  # 2 % a day are 0.1 % in four minutes: ten of those
+        (0.97, 4.0, "contract_roll"),
+        (1.02, 60.0, None),  # 0.4 % in an hour
+        (1.06, 60.0, "contract_roll"),
+        (1.005, 4.0, None),  # less than 1 %: what prices do
+        (1.06, 240.0, None),  # hours apart: what nights do
+        (1.35, 240.0, "price_gap"),
+        (1.0, 4.0, None),
+    ],
+)
+def test_roll_is_seen_where_the_price_has_no_time_to_move_so_far(roll: float, minutes: float, name: str | None) -> None:
+    for seed in range(2):
+        found = cut_at_jumps(around_the_clock(roll, minutes=minutes, seed=seed), WINDOW)
+        jump = found["source_jump"].iloc[0]
+        if name is None:
+            assert pd.isna(jump), seed
+            assert len(found) == 20
+        else:
+            assert jump.startswith(f"{name} on 2024-03-22: price x"), seed
+            assert len(found) == 8
+
+
+def test_trades_that_bounce_between_wide_quotes_are_no_roll() -> None:
+    days = around_the_clock(1.0)
+    days["open_price"] *= np.where(np.arange(len(days)) % 2, 1.03, 0.97)
+    assert cut_at_jumps(days, WINDOW)["source_jump"].isna().all()
+
+
+# --- ticks ---------------------------------------------------------------------------------------------------
+
+
+def on_ticks(before: float, after: float, change: int = 12, seed: int = 3, market: str = "M") -> pd.DataFrame:
+    """Twenty days whose prices are multiples of one tick, and from a day on of another."""
+    rng, days = np.random.default_rng(seed), rows(market)
+    for i in range(len(days)):
+        tick = before if i < change else after
+        prices = np.sort(np.rint(rng.normal(50.0, 0.8, 4) / tick) * tick)
+        days.loc[i, ["low_price", "open_price", "close_price", "high_price"]] = prices
+    return days
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change", "named"),
+    [
+        (0.01, 0.001, 12, True),
+        (0.001, 0.01, 12, True),
+        (0.1, 0.01, 5, True),
+        (0.1, 0.01, 17, True),
+        (0.05, 0.01, 10, True),
+        (0.1, 0.01, 4, False),  # four days on tenths may be chance
+        (0.1, 0.01, 18, False),  # two days on hundredths may be mistakes
+        (0.02, 0.01, 10, False),  # half of all prices are even: ten days are too few
+        (0.01, 0.01, 10, False),
+    ],
+)
+def test_change_of_the_tick_is_named_and_cuts_nothing_off(
+    before: float, after: float, change: int, named: bool
+) -> None:
+    for seed in range(2):
+        days = on_ticks(before, after, change, seed)
+        found = cut_at_jumps(days, WINDOW)
+        assert len(found) == 20
+        jump = found["source_jump"].iloc[0]
+        if named:
+            assert jump == f"tick_change on {DAYS[change]}: tick {before:g} to {after:g}", seed
+            assert found["jump_day"].isna().all()
+            assert window_statistics(found, WINDOW)["source_jump"].iloc[0] == jump
+        else:
+            assert pd.isna(jump), seed
+
+
+def test_ticks_of_one_market_say_nothing_of_another() -> None:
+    days = pd.concat([on_ticks(0.01, 0.01, market="A"), on_ticks(0.01, 0.001, market="B"), rows("C")])
+    found = cut_at_jumps(in_order(days, WINDOW), WINDOW)
+    named = found.dropna(subset=["source_jump"])
+    assert set(named["market_id"]) == {"B"}
+    assert len(named) == 20
+
+
+def test_prices_off_every_tick_name_no_change() -> None:
+    """Prints between the ticks, such as midpoints and averages, hide the tick."""
+    days = on_ticks(0.01, 0.001)
+    days.loc[days.index % 3 == 0, "close_price"] += 0.0000123
+    assert cut_at_jumps(days, WINDOW)["source_jump"].isna().all()

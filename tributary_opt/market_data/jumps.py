@@ -1,7 +1,12 @@
 """Jumps in a source, named and cut off: a split, a change of units, a contract rolled.
 
 Prices and sizes before such a day are in other units than those after it: no average over both means anything. They
-show between two days of a market's rows, and the window then begins with the newest one.
+show between two days of a market's rows, and the window then begins with the newest one. A change of the tick leaves
+both units as they are: it is named, and the window is kept.
+
+What cannot be seen: a roll by less than `ROLL_FROM` or `GAP_SIGMAS` moves of as long a time, which is what prices do by
+themselves; one between sessions hours apart that is below `GAP_FROM`, which is an ordinary night; a new tick before
+`TICK_CHANCE` is met, by a factor of 10 after 5 days that traded at two prices or more, of 5 after 7, of 2 after 15.
 """
 
 from __future__ import annotations
@@ -16,6 +21,15 @@ SPLIT_FROM = 1.4
 
 GAP_SIGMAS, GAP_FROM = 10.0, 1.15
 """A price that opens so many daily moves and so large a factor from its last close begins a level of its own. [-]"""
+
+ROLL_FROM, ROLL_HOURS = 1.01, 2.0
+"""Least factor of a gap within so short a time from last trade to first that is named a roll. [-], [h]"""
+
+GAP_BOUNCES = 5.0
+"""And of so many times the market's median gap between its days. [-]"""
+
+TICK_CHANCE = 1e-9
+"""How likely a coarser grid of prices may be by chance, on either side of a change of the tick. [-]"""
 
 MIN_DAYS = 5
 """Fewer days with a trade: what a daily move is like is not known, and no gap is named. [day]"""
@@ -37,8 +51,13 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     -------
     DataFrame
         Without the rows before a jump; `source_jump` names it in words, `jump_day` is the first day after it. Both are
-        missing for markets without one. A probability jumps with its news: of those only a change of units counts.
+        missing for markets without one. A probability jumps with its news: of those only a change of units counts, or
+        of the tick, which cuts nothing off.
     """
+    return _with_tick_changes(_cut(rows))
+
+
+def _cut(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(
         source_jump=pd.Series(None, index=rows.index, dtype=object),
         jump_day=pd.Series(pd.NaT, index=rows.index, dtype="datetime64[us, UTC]"),
@@ -52,7 +71,9 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     size = np.log((traded["volume"] / traded["n_trades"]).to_numpy())
     factor = np.log(after["open_price"].to_numpy() / before["close_price"].to_numpy())
     grown = np.diff(size)
-    large = np.abs(factor) > np.log(GAP_FROM)
+    hours = (after["first_trade_at"].array - before["last_trade_at"].array).total_seconds() / 3600.0
+    soon = np.asarray(hours, dtype=float) <= ROLL_HOURS  # False where a time is missing
+    large = np.abs(factor) > np.where(soon, np.log(ROLL_FROM), np.log(GAP_FROM))
     maybe = np.flatnonzero(same & (large | (np.abs(grown) > np.log(SIZE_FROM))))
     drop = np.zeros(len(rows), dtype=bool)
     if not len(maybe):
@@ -61,7 +82,8 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     place = rows.index.get_indexer(traded.index)
     for i in maybe:  # rare by their nature
         first, last = np.searchsorted(ids, ids[i]), np.searchsorted(ids, ids[i], side="right")
-        name = _name(traded.iloc[first:last], size[first:last], i + 1 - first, factor[i])
+        elapsed = float(hours[i]) if soon[i] else None
+        name = _name(traded.iloc[first:last], size[first:last], i + 1 - first, factor[i], elapsed)
         if name is None:
             continue
         row, of_market = place[i + 1], ids_of_rows == ids_of_rows[place[i + 1]]
@@ -73,8 +95,9 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     return rows[~drop].reset_index(drop=True)
 
 
-def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float) -> str | None:
-    """What happened between days `at - 1` and `at` of one market; None for what a market does by itself."""
+def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float, hours: float | None) -> str | None:
+    """What happened between days `at - 1` and `at` of one market, `hours` apart where that is short; None for what a
+    market does by itself."""
     decades = abs(factor) / np.log(10.0)
     grown = np.median(size[at : at + 3]) - np.median(size[max(at - 3, 0) : at])
     if round(decades) >= 1 and abs(decades - round(decades)) < 0.05:
@@ -82,13 +105,76 @@ def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float) -> str |
     if days["kind"].iloc[at] != "probability":
         if abs(factor) > np.log(SPLIT_FROM) and abs(grown + factor) < 0.5 * abs(factor):
             return "split"
-        if abs(factor) > np.log(GAP_FROM) and len(days) >= MIN_DAYS:
+        if len(days) >= MIN_DAYS:
             moves = np.log(days["close_price"].to_numpy() / days["open_price"].to_numpy())
+            variance = np.mean(moves**2)
             apart = (days["day"].iloc[at] - days["day"].iloc[at - 1]) / pd.Timedelta(days=1)
-            if abs(factor) > GAP_SIGMAS * np.sqrt(np.mean(moves**2) * apart):
+            if abs(factor) > np.log(GAP_FROM) and abs(factor) > GAP_SIGMAS * np.sqrt(variance * apart):
                 return "price_gap"
+            if hours is not None:
+                length = (days["session_end"].iloc[at] - days["session_start"].iloc[at]) / pd.Timedelta(hours=1)
+                gaps = np.abs(np.log(days["open_price"].to_numpy()[1:] / days["close_price"].to_numpy()[:-1]))
+                # Not shorter than a bucket, and beyond what trades bounce between two quotes from day to day.
+                sd = np.sqrt(variance * max(hours, 1 / 12) / length)
+                if abs(factor) > max(GAP_SIGMAS * sd, GAP_BOUNCES * np.median(np.delete(gaps, at - 1))):
+                    return "contract_roll"
     low, high = size[max(at - 3, 0) : at], size[at : at + 3]
     steady = min(len(low), len(high)) >= 2
     if steady and max(high.min() - low.max(), low.min() - high.max()) > np.log(SIZE_FROM):
         return "size_unit_change"
     return None
+
+
+_STEPS = np.array([m * 10.0**k for k in range(2, -9, -1) for m in (5.0, 1.0)])
+"""Ticks that are looked for, each a whole part of those before it. [price]"""
+
+
+def _with_tick_changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """`source_jump` with the newest change of each market's tick added in words."""
+    traded = rows[(rows["n_trades"] > 0) & rows["high_price"].gt(rows["low_price"])]
+    if len(traded) < 2:
+        return rows
+    ids = traded.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
+    place = np.arange(len(ids)) - np.searchsorted(ids, ids)
+    step = np.full((ids[-1] + 1, place.max() + 1), np.inf)  # (markets, days); inf beyond the last
+    step[ids, place] = _coarsest_step(traded[["open_price", "high_price", "low_price", "close_price"]].to_numpy())
+    n = np.bincount(ids)[:, np.newaxis]
+    before = np.minimum.accumulate(step, axis=1)[:, :-1]
+    after = np.minimum.accumulate(step[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    days_before = np.arange(1, step.shape[1])[np.newaxis, :]
+    days_after = n - days_before
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Two prices a day, high and low, that lie on the coarser grid though they need not.
+        known = np.isfinite(before) & np.isfinite(after) & (days_after > 0)
+        factor = np.where(known, before / after, 1.0)
+        coarse_days = np.where(factor > 1, days_before, days_after)
+        fine_days = np.where(factor > 1, days_after, days_before)
+        sure = np.abs(np.log(factor)) * 2 * coarse_days > -np.log(TICK_CHANCE)
+    maybe = np.flatnonzero((sure & (fine_days >= 3)).any(axis=1))
+    first = np.searchsorted(ids, np.arange(ids[-1] + 1))
+    for market in maybe:
+        for i in np.flatnonzero(sure[market] & (fine_days[market] >= 3))[::-1]:
+            coarser = max(before[market, i], after[market, i]) * (1 - 1e-9)
+            fine = step[market, i + 1 : n[market, 0]] if factor[market, i] > 1 else step[market, i::-1]
+            # Prices use the finer grid on the very days beside the change, and on most of the others.
+            if (fine[:3] < coarser).all() and (fine < coarser).mean() >= 0.8:
+                row = first[market] + i + 1
+                day, old, new = traded["day"].iloc[row], before[market, i], after[market, i]
+                words = f"tick_change on {day:%Y-%m-%d}: tick {old:g} to {new:g}"
+                mine = (rows["market_id"] == traded["market_id"].iloc[row]) & (
+                    rows["token_id"] == traded["token_id"].iloc[row]
+                )
+                earlier = rows.loc[mine, "source_jump"].iloc[0]
+                rows.loc[mine, "source_jump"] = words if pd.isna(earlier) else f"{earlier}; {words}"
+                break
+    return rows
+
+
+def _coarsest_step(prices: np.ndarray) -> np.ndarray:
+    """The coarsest of `_STEPS` that every price of a row is a multiple of; the finest where none is. [price]"""
+    out = np.full(len(prices), _STEPS[-1])
+    for step in _STEPS[::-1]:
+        in_steps = prices / step
+        on = (np.abs(in_steps - np.rint(in_steps)) < 1e-6).all(axis=1)
+        out = np.where(on, step, out)
+    return out
