@@ -26,7 +26,7 @@ import tributary_opt
 from tributary_opt import schema
 from tributary_opt.calibration.drift import with_drift
 from tributary_opt.calibration.impact_evidence import impact_evidence
-from tributary_opt.calibration.own_executions import checked
+from tributary_opt.calibration.own_executions import checked, split
 from tributary_opt.calibration.parameters import Measured, calibrate
 from tributary_opt.calibration.parameters import together as all_markets
 from tributary_opt.market_data.calendars import trading_calendar
@@ -109,6 +109,15 @@ class Seen:
     reference_digest: str
 
 
+@dataclass(frozen=True)
+class OwnOrders:
+    """How many own executions there were, and why some were left out."""
+
+    n: int = 0
+    refused: tuple[tuple[str, int], ...] = ()
+    """Rules that rows broke, and how many did."""
+
+
 @dataclass
 class Calibrated:
     """Parameters of some markets and digests of what they were made from."""
@@ -118,6 +127,7 @@ class Calibrated:
     reference_digest: str
     context_digest: str = ""
     """Of what else decided the rows: own executions, and the release that drift is measured against."""
+    own: OwnOrders = OwnOrders()
 
 
 @dataclass
@@ -276,7 +286,7 @@ class Night:
         All markets are judged together, since a market leans on its peers: the rows are the same however the markets
         were cut into chunks. A run of some markets leans on all that are in the window, and has the whole night's rows.
         """
-        executions = self._executions()
+        executions, own = self._executions(as_of)
         before = self.releases.before(as_of)
         parts = [part.measured for part in seen]
         if not sum(map(len, parts)):
@@ -294,7 +304,7 @@ class Night:
             if choices.markets:
                 rows = rows[rows["market_id"].isin(choices.markets)]
             calibrated.append(
-                Calibrated(rows.reset_index(drop=True), part.input_digest, part.reference_digest, context)
+                Calibrated(rows.reset_index(drop=True), part.input_digest, part.reference_digest, context, own)
             )
         return calibrated
 
@@ -328,6 +338,7 @@ class Night:
         reference_digest = _joined([c.reference_digest for c in calibrated])
         scope = scope or ("partial" if choices.markets else "whole")
         parameters = [c.parameters for c in calibrated]
+        own = calibrated[0].own if calibrated else OwnOrders()
         decided_by = {
             "as_of": plan.as_of.isoformat(),
             "input": input_digest,
@@ -356,6 +367,9 @@ class Night:
             source_trades=int(sum(p["n_trades"][_once(p)].sum() for p in parameters)),
             source_snapshots=int(sum(p["n_snapshots"][_once(p)].sum() for p in parameters)),
             future_rows=plan.future_rows,
+            own_orders=own.n,
+            own_orders_refused=sum(n for _, n in own.refused),
+            own_orders_reasons=json.dumps(dict(own.refused)) if own.refused else None,
             days_read=len(plan.outdated),
             n_markets=sum(len(p) for p in parameters),
             n_ok=int(sum((p["status"] == "ok").sum() for p in parameters)),
@@ -369,11 +383,24 @@ class Night:
         parameters: pd.DataFrame = self.releases.read(schema.PARAMETERS, pointer.as_of, pointer.run_id).to_pandas()
         return parameters
 
-    def _executions(self) -> pd.DataFrame | None:
+    def _executions(self, as_of: date) -> tuple[pd.DataFrame | None, OwnOrders]:
+        """Own parent orders of the file, else of the table. A file is somebody's work and refused whole; of a table,
+        which something else writes, rows that break a rule are left out, counted and logged."""
         path = self.settings.executions_file
-        if path is None:
-            return None
-        return checked(pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path))
+        if path is not None:
+            rows = checked(pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path))
+            return rows, OwnOrders(len(rows))
+        table = self.source.own_executions(datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC) + timedelta(days=1))
+        if table is None:
+            return None, OwnOrders()
+        sound, refused = split(table.to_pandas())
+        reasons = refused["reason"].value_counts().sort_index()
+        for rule, n in reasons.items():
+            first = refused[refused["reason"] == rule].iloc[0]
+            _LOG.warning("own executions: %d rows left out, %s; the first is order %s", n, rule, first["order_id"])
+        return sound if len(sound) else None, OwnOrders(
+            table.num_rows, tuple((str(rule), int(n)) for rule, n in reasons.items())
+        )
 
     # --- inside ----------------------------------------------------------------------------------------------
 

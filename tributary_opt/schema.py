@@ -187,7 +187,32 @@ MARKETS: Final = SourceTable(
     "YEAR",
 )
 
+OWN_EXECUTIONS: Final = SourceTable(
+    "own_executions",
+    "one row a parent order: one decision to trade, however many fills it had",
+    (
+        _source("decided_at", _TIME, "when it was decided; orders decided after as_of do not count", "TIMESTAMP", True),
+        _source("order_id", (*_TEXT, "LONG", "UUID"), "unique", "VARCHAR", required=True),
+        _source("market_id", _TEXT, "the market", "SYMBOL", required=True),
+        _source("token_id", _TEXT, "the instrument; null: the market's first", "SYMBOL"),
+        _source("side", _TEXT, "buy | sell", "SYMBOL", required=True),
+        _source("size", _NUMBER, "contracts", required=True),
+        _source("arrival_price", _NUMBER, "mid when it was decided", required=True),
+        _source("average_price", _NUMBER, "of its fills, by size", required=True),
+        _source("duration", _NUMBER, "from the decision to the last fill, in trading days", required=True),
+        _source("post_price", _NUMBER, "mid some time after the last fill"),
+        _source("post_duration", _NUMBER, "from the decision to that mid, in trading days"),
+        _source("adv", _NUMBER, "average daily volume at the time; null: tonight's"),
+        _source("sigma", _NUMBER, "volatility at the time, price per root of a day; null: tonight's"),
+        _source("epsilon", _NUMBER, "half-spread and fee at the time; null: tonight's"),
+    ),
+    ("decided_at", "order_id"),
+    "YEAR",
+)
+
 SOURCE_TABLES: Final = {table.name: table for table in (TRADES, ORDERBOOK_SNAPSHOTS, MARKETS)}
+READ_TABLES: Final = SOURCE_TABLES | {OWN_EXECUTIONS.name: OWN_EXECUTIONS}
+"""With the user's own orders, which nobody needs to have."""
 
 
 # --- what we write ------------------------------------------------------------------------------------------
@@ -506,12 +531,18 @@ PARAMETERS: Final = Table(
             )
         ),
         _double("response_r2", "-", "share of the moves' variance that flow explains"),
+        _symbol(
+            "response_reason",
+            "why this tape shows no response: no_signed_flow | one_sided_flow | too_few_buckets | constant_flow | "
+            "no_move | exact_fit; null where it does",
+        ),
         _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
         _double("response_log_sd", "-", "standard deviation of its logarithm"),
         _double("response_own", "-", "share of its precision that is the market's own, the rest is the pool's"),
         _double("response_relative", "-", "it over the peers' middle: what moves the law"),
         _double("direct_eta", "price/(contract/day)", "direct cost of the aggressors' rate, this tape alone"),
         _double("direct_eta_se", "price/(contract/day)", "its clustered standard error"),
+        _symbol("direct_reason", "why there is none, as of the response"),
         _int("direct_minutes", "its bucket length, the nearest to a slice", "min"),
         *(
             _double(f"cost_{law}_bps", "bps", f"cost of 1 % of ADV over a day, half-spread and fee included, {said}")
@@ -544,7 +575,10 @@ PARAMETERS: Final = Table(
         _symbol("variance_profile_used", "hour_of_week | hour_of_day | flat, as of the volume"),
         _double("variance_profile_error", "-", "squared error of the day left out, by hour over flat"),
         Column("variance_profile_week", "DOUBLE[]", "-", "share by weekday's hour, Monday's first; where that is used"),
-        _text("source_jump", "split, unit_change, size_unit_change or price_gap that the window begins with"),
+        _text(
+            "source_jump",
+            "split, unit_change, size_unit_change, price_gap or contract_roll that the window begins with; tick_change",
+        ),
     ),
     ("as_of", "run_id", "market_id", "token_id"),
     "MONTH",
@@ -633,6 +667,9 @@ RUNS: Final = Table(
         _long("source_trades", "trades in the window"),
         _long("source_snapshots", "looks at the book in the window"),
         _long("future_rows", "source rows stamped after the last complete day; ignored"),
+        _long("own_orders", "own executions read, decided up to as_of"),
+        _long("own_orders_refused", "of them left out for a value that breaks a rule"),
+        _text("own_orders_reasons", "how many for which rule, as JSON; null where none was refused"),
         _int("days_read", "trading days read from ticks by this run; the others were known", "day"),
         _int("n_markets", "markets seen in the window"),
         _int("n_ok", "markets with parameters"),

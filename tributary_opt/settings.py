@@ -56,10 +56,11 @@ class SourceTables(_Choice):
     trades: SourceTableName = SourceTableName()
     orderbook_snapshots: SourceTableName = SourceTableName()
     markets: SourceTableName = SourceTableName()
+    own_executions: SourceTableName = SourceTableName()
 
     @model_validator(mode="after")
     def _known_columns(self) -> SourceTables:
-        for name, table in schema.SOURCE_TABLES.items():
+        for name, table in schema.READ_TABLES.items():
             unknown = set(getattr(self, name).columns) - set(table.names)
             if unknown:
                 raise ValueError(f"source_tables.{name}.columns renames {sorted(unknown)}, not among {table.names}")
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     source_tables: SourceTables = SourceTables()
     markets_file: Path | None = Field(None, description="Reference data as Parquet or CSV, instead of a table")
     executions_file: Path | None = Field(
-        None, description="Own parent orders as Parquet or CSV; they update the impact law"
+        None, description="Own parent orders as Parquet or CSV, instead of a table; they update the impact law"
     )
     market_rules: tuple[MarketRule, ...] = Field(
         (), description="Reference data by market-id pattern, first match counts"

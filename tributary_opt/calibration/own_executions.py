@@ -38,6 +38,30 @@ def checked(executions: pd.DataFrame) -> pd.DataFrame:
     > 0 [trading day]. Optional: token_id (empty: the market's first), post_price [price] with post_duration ≥ duration
     [trading day] from the arrival, and adv, sigma, epsilon as they were at the time (empty: tonight's).
     """
+    out = _typed(executions)
+    for rule, holds in _rules(out).items():
+        if not holds.all():
+            row = int(np.flatnonzero(~holds.to_numpy())[0])
+            raise ValueError(f"own executions: {rule}; row {row + 1} of {len(out)} is {out.loc[row].to_dict()}")
+    return out
+
+
+def split(executions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that keep every rule of `checked`, and the others with the first rule they break as `reason`.
+
+    In an order of their own values: a table's rows come in any. ValueError for missing columns.
+    """
+    out = _typed(executions)
+    out = out.sort_values(list(out.columns), key=lambda c: c.astype(str) if c.dtype == object else c, kind="stable")
+    out = out.reset_index(drop=True)
+    reason = np.full(len(out), "", dtype=object)
+    for rule, holds in _rules(out).items():
+        reason[~holds.to_numpy() & (reason == "")] = rule
+    sound = reason == ""
+    return out[sound].reset_index(drop=True), out[~sound].assign(reason=reason[~sound]).reset_index(drop=True)
+
+
+def _typed(executions: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in REQUIRED if name not in executions.columns]
     if missing:
         raise ValueError(f"own executions lack the columns {missing}; needed are {list(REQUIRED)}")
@@ -47,21 +71,24 @@ def checked(executions: pd.DataFrame) -> pd.DataFrame:
             out = out.assign(**{name: None if name == "token_id" else np.nan})
     for name in ("size", "arrival_price", "average_price", "duration", *OPTIONAL[1:]):
         out[name] = pd.to_numeric(out[name]).astype(float)
-    post = out["post_price"].notna()
-    rules = {
+    return out
+
+
+def _rules(out: pd.DataFrame) -> dict[str, pd.Series]:
+    """Which rows keep each rule."""
+    return {
+        "market_id must not be empty": out["market_id"].notna() & (out["market_id"] != ""),
         "side must be buy or sell": out["side"].isin(["buy", "sell"]),
         "size must be finite and > 0": _positive(out["size"]),
         "arrival_price must be finite and > 0": _positive(out["arrival_price"]),
         "average_price must be finite and > 0": _positive(out["average_price"]),
         "duration must be finite and > 0 trading days": _positive(out["duration"]),
-        "post_duration must be >= duration where there is a post_price": ~post
+        "post_duration must be >= duration where there is a post_price": out["post_price"].isna()
         | (out["post_duration"] >= out["duration"]),
+        "adv, sigma and epsilon must be finite and >= 0, adv and sigma > 0, or empty": _positive_or_none(out["adv"])
+        & _positive_or_none(out["sigma"])
+        & (out["epsilon"].isna() | (np.isfinite(out["epsilon"]) & (out["epsilon"] >= 0))),
     }
-    for rule, holds in rules.items():
-        if not holds.all():
-            row = int(np.flatnonzero(~holds.to_numpy())[0])
-            raise ValueError(f"own executions: {rule}; row {row + 1} of {len(out)} is {out.loc[row].to_dict()}")
-    return out
 
 
 def orders_of(
@@ -102,6 +129,10 @@ def orders_of(
     move = side * (table["post_price"].to_numpy() - arrival) / sd
     watched = np.where(np.isfinite(move), table["post_duration"].to_numpy(), np.nan)
     return Orders(at, table["size"].to_numpy() / volume, table["duration"].to_numpy(), cost, move, watched)
+
+
+def _positive_or_none(values: pd.Series) -> pd.Series:
+    return values.isna() | _positive(values)
 
 
 def _positive(values: pd.Series) -> pd.Series:

@@ -213,6 +213,8 @@ def calibrate(
     out["response_own"] = shown(felt.own)
     out["direct_eta"], out["direct_eta_se"] = shown(direct.estimate * unit), shown(direct.se * unit)
     out["direct_minutes"] = minutes
+    for name, reason in (("response_reason", response.reason), ("direct_reason", direct.reason)):
+        out[name] = either(ok & (reason != ""), reason, None)
 
     kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, open_[method][0])
     out["log_kappa_sd"] = shown(kappa_sd)
@@ -258,6 +260,7 @@ class _Estimate:
     n: FloatArray
     clusters: FloatArray
     r2: FloatArray
+    reason: NDArray[np.object_]
 
 
 class _Peers:
@@ -388,7 +391,8 @@ def _response(measured: Measured, minutes: int, unit: FloatArray, accuracy: Floa
     i = schema.IMPACT_BUCKETS.index(minutes)
     impact, bucket = measured.impact, np.full(len(unit), i)
     factor = _Signs(measured, accuracy, bucket).factor()
-    return _estimate(impact, impact.slope[:, i] * factor, impact.slope_se[:, i] * factor, bucket, unit)
+    slope, se = impact.slope[:, i] * factor, impact.slope_se[:, i] * factor
+    return _estimate(impact, slope, se, bucket, unit, impact.reason)
 
 
 def _direct(
@@ -407,11 +411,16 @@ def _direct(
     factor, added = signs.factor(), signs.spread_in_eta()
     value = (impact.direct_eta[row, nearest] - added) * factor
     se = np.hypot(impact.direct_eta_se[row, nearest], 0.2 * added) * factor
-    return _estimate(impact, value, se, nearest, unit), lengths[nearest]
+    return _estimate(impact, value, se, nearest, unit, impact.direct_reason), lengths[nearest]
 
 
 def _estimate(
-    impact: ImpactEvidence, value: FloatArray, se: FloatArray, bucket: NDArray[np.int64], unit: FloatArray
+    impact: ImpactEvidence,
+    value: FloatArray,
+    se: FloatArray,
+    bucket: NDArray[np.int64],
+    unit: FloatArray,
+    reason: NDArray[np.object_],
 ) -> _Estimate:
     row = np.arange(len(unit))
     n, clusters = impact.n[row, bucket], impact.n_clusters[row, bucket]
@@ -419,7 +428,8 @@ def _estimate(
         value, se = value / unit, se / unit
     has = np.isfinite(value) & np.isfinite(se) & (se > 0)
     value, se = np.where(has, value, np.nan), np.where(has, se, np.nan)
-    return _Estimate(value, se, np.maximum(clusters - 1.0, 1.0), n, clusters, impact.r2[row, bucket])
+    dof = np.maximum(clusters - 1.0, 1.0)
+    return _Estimate(value, se, dof, n, clusters, impact.r2[row, bucket], reason[row, bucket])
 
 
 def _strength(method: str, found: Posterior, own_orders: NDArray[np.int64]) -> NDArray[np.object_]:

@@ -77,7 +77,7 @@ class Source:
         self._table: dict[str, str] = {}
         self._column: dict[str, dict[str, str]] = {}
         self._type: dict[str, dict[str, str]] = {}
-        for name, table in schema.SOURCE_TABLES.items():
+        for name, table in schema.READ_TABLES.items():
             chosen = getattr(tables, name)
             self._table[name] = chosen.table or name
             self._column[name] = {c: chosen.columns.get(c, c) for c in table.names}
@@ -93,7 +93,7 @@ class Source:
 
     def problems(self, name: str) -> list[str]:
         """What keeps a source table from being read, one sentence each; empty: nothing."""
-        table, theirs = schema.SOURCE_TABLES[name], self._table[name]
+        table, theirs = schema.READ_TABLES[name], self._table[name]
         found = self._types(name)
         if not found:
             setting = f"TRIBUTARY_SOURCE_TABLES__{name.upper()}__TABLE"
@@ -421,21 +421,30 @@ class Source:
 
     def reference(self) -> pa.Table | None:
         """The `markets` table, newest row of each instrument; None where there is no such table."""
-        found = self._types("markets")
-        if not found:
-            return None
-        problems = self.problems("markets")
-        if problems:
-            raise SourceError("; ".join(problems))
-        names, theirs = self._names("markets"), self._column["markets"]
-        chosen = [
-            f"{names[c.name]}{'::timestamp' if 'TIMESTAMP' in c.types else ''} AS {c.name}"
-            for c in schema.MARKETS.columns
-            if theirs[c.name] in found
-        ]
-        return self._db.query(f"SELECT {', '.join(chosen)} FROM {names['']}")
+        return self._whole("markets")
+
+    def own_executions(self, before: datetime) -> pa.Table | None:
+        """The user's parent orders that were decided before an instant; None where there is no such table."""
+        decided = self._names("own_executions")["decided_at"]
+        return self._whole("own_executions", f" WHERE {decided} < {timestamp_literal(before)}")
 
     # --- inside ----------------------------------------------------------------------------------------------
+
+    def _whole(self, name: str, where: str = "") -> pa.Table | None:
+        """A table's rows under our names, the columns that it has; None where there is no such table."""
+        found = self._types(name)
+        if not found:
+            return None
+        problems = self.problems(name)
+        if problems:
+            raise SourceError("; ".join(problems))
+        names, theirs = self._names(name), self._column[name]
+        chosen = [
+            f"{names[c.name]}{'::timestamp' if 'TIMESTAMP' in c.types else ''} AS {c.name}"
+            for c in schema.READ_TABLES[name].columns
+            if theirs[c.name] in found
+        ]
+        return self._db.query(f"SELECT {', '.join(chosen)} FROM {names['']}{where}")
 
     def _types(self, name: str) -> dict[str, str]:
         """Type by column of a source table; empty where there is no such table or view."""

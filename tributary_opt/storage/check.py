@@ -215,12 +215,16 @@ def _release(db: QuestDB, settings: Settings) -> Finding:
     return _ok("current release", f"run {pointer.run_id} as of {pointer.as_of}; pointer and manifest agree")
 
 
+_SMALL = (schema.MARKETS, schema.OWN_EXECUTIONS)
+"""Tables of few rows, read whole."""
+
+
 # --- source -------------------------------------------------------------------------------------------------
 
 
 def _source(db: QuestDB, settings: Settings) -> Iterator[Finding]:
     there = db.tables()
-    for name, table in schema.SOURCE_TABLES.items():
+    for name, table in schema.READ_TABLES.items():
         chosen = getattr(settings.source_tables, name)
         target = chosen.table or name
         setting = f"TRIBUTARY_SOURCE_TABLES__{name.upper()}"
@@ -230,8 +234,10 @@ def _source(db: QuestDB, settings: Settings) -> Iterator[Finding]:
             shape = db.describe(target)
             rename = {column.name: chosen.columns.get(column.name, column.name) for column in table.columns}
             sound = yield from _source_columns(table, shape, rename, setting)
-            if sound and name != "markets":
+            if sound and name in (schema.TRADES.name, schema.ORDERBOOK_SNAPSHOTS.name):
                 yield from _source_rows(db, table, shape)
+        elif name == schema.OWN_EXECUTIONS.name:
+            yield _ok(f"table {target}", "absent: the impact law rests on literature and tape alone")
         elif name == "markets":
             yield _ok(
                 f"table {target}", "absent: every market is a price of calendar 24/7 unless a market rule says more"
@@ -265,8 +271,8 @@ def _source_columns(
             wrong.append(f"{theirs} is {kind}")
             remedies.append(f"make {theirs} {' or '.join(column.types)}")
     stamp = rename[table.keys[0]]
-    # Reference data are few rows, read whole; ticks are read by days, which only the designated timestamp makes cheap.
-    if table is not schema.MARKETS and shape.timestamp != stamp:
+    # Ticks are read by days, which only the designated timestamp makes cheap.
+    if table not in _SMALL and shape.timestamp != stamp:
         wrong.append(f"the designated timestamp is {shape.timestamp or 'none'}")
         remedies.append(f"create the table with TIMESTAMP({stamp}), or name yours in {setting}__COLUMNS")
     if wrong:
@@ -274,7 +280,7 @@ def _source_columns(
         return False
     yield _ok(f"table {shape.name}", f"{len(shape.columns)} columns, all that are read are there")
     keys = [rename[key] for key in table.keys]
-    if table is not schema.MARKETS and shape.keys != frozenset(keys):
+    if table not in _SMALL and shape.keys != frozenset(keys):
         listed = ", ".join(keys)
         yield Finding(
             f"table {shape.name}: dedup keys",

@@ -79,6 +79,9 @@ class Run:
     source_trades: int = 0
     source_snapshots: int = 0
     future_rows: int = 0
+    own_orders: int = 0
+    own_orders_refused: int = 0
+    own_orders_reasons: str | None = None
     days_read: int = 0
     state: str = "running"
     finished_at: datetime | None = None
