@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
+from tributary_opt import schema
 from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.market_data.impact_sums import impact_columns
 

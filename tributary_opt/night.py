@@ -34,7 +34,7 @@ from tributary_opt.market_data.jumps import cut_at_jumps
 from tributary_opt.market_data.market_days import MarketDays, Window, newest_complete_day, window_digest
 from tributary_opt.market_data.markets import ReferenceData, read_markets_file
 from tributary_opt.market_data.source import Source
-from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.market_data.statistics import day_weights, window_statistics
 from tributary_opt.market_data.volatility import with_prior
 from tributary_opt.precompute import precompute
 from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsRules
@@ -267,7 +267,8 @@ class Night:
         window = self._window(choices, as_of)
         rows = self._days(choices).load(window, chunk, fresh)
         rows = cut_at_jumps(rows, window)
-        statistics = window_statistics(rows, window)
+        half_life = choices.calibration.half_life_days
+        statistics = window_statistics(rows, window, half_life)
         reference = self.reference.of(statistics)
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
         end = pd.to_datetime(end, utc=True)
@@ -276,7 +277,7 @@ class Night:
             statistics,
             reference,
             end,
-            impact_evidence(rows, _weights(rows, as_of, choices.calibration.half_life_days)),
+            impact_evidence(rows, None if half_life is None else day_weights(rows, window, half_life)),
         )
         return Seen(measured, window_digest(rows), _frame_digest(reference))
 
@@ -542,14 +543,6 @@ def _once(parameters: pd.DataFrame) -> pd.Series:
     """Every row but the second of two tokens that were folded: both count the same ticks."""
     other = parameters["folded_with"].astype(object)
     return other.isna() | (parameters["token_id"].astype(object) < other.where(other.notna(), ""))
-
-
-def _weights(rows: pd.DataFrame, as_of: date, half_life_days: float | None) -> np.ndarray | None:
-    """What each day counts for: half of it every half-life."""
-    if half_life_days is None:
-        return None
-    age = (pd.Timestamp(as_of, tz="UTC") - rows["day"]).dt.total_seconds().to_numpy() / 86_400.0
-    return np.asarray(0.5 ** (age / half_life_days))
 
 
 def _frame_digest(frame: pd.DataFrame) -> str:

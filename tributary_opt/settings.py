@@ -233,7 +233,10 @@ class CalibrationRules(_Choice):
         1.0, gt=0, le=100, description="Trading rate at which the linear eta meets the law [% of ADV per day]"
     )
     half_life_days: float | None = Field(
-        None, gt=0, description="Age at which a day's flow and moves count for half; empty: all the same [day]"
+        None,
+        gt=0,
+        description="Age at which a day counts for half in volume, spread, volatility, flow and moves; empty: all are "
+        "the same [day]",
     )
     response_minutes: Literal[5, 15, 30, 60] = Field(5, description="Bucket length of the response that is used [min]")
     pool_min_markets: int = Field(10, ge=2, description="Fewer markets with an estimate are no pool")

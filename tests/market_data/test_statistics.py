@@ -396,3 +396,57 @@ def test_empty_window_gives_no_rows_and_every_column() -> None:
     empty = window_statistics(in_order(rows, window), window)
     assert len(empty) == 0
     assert list(empty.columns) == list(statistics(day_row(MONDAY), as_of=TUESDAY, lookback=8).columns)
+
+
+# --- days that fade -----------------------------------------------------------------------------------------
+
+
+def weighted(half_life: float | None, *rows: pd.DataFrame, as_of: date, lookback: int) -> pd.Series:
+    together = pd.concat(rows, ignore_index=True)
+    window = Window.of(as_of, lookback, ["24/7"])
+    return window_statistics(in_order(together, window), window, half_life).iloc[0]
+
+
+def test_older_days_count_for_less_in_volume_spread_and_volatility() -> None:
+    """Half-life of a day: weights 1/8, 1/4, 1/2 and 1; the second day has no row, and is a day without a trade."""
+    v, s, variance = np.array([80.0, 0.0, 20.0, 10.0]), np.array([8.0, 0.0, 2.0, 1.0]), np.array([64.0, 0.0, 4.0, 1.0])
+    rows = [
+        quoted(
+            SATURDAY + timedelta(days=i),
+            10.0,
+            10.0,
+            variance[i],
+            volume=v[i],
+            n_trades=5,
+            realised_quarticity=3.0 * variance[i],
+        ).assign(spread_seconds=100.0 * s[i], quoted_seconds=100.0)
+        for i in (0, 2, 3)
+    ]
+    found = weighted(1.0, *rows, as_of=TUESDAY, lookback=4)
+    w = np.array([1 / 8, 1 / 4, 1 / 2, 1.0])
+    there = np.array([True, False, True, True])
+    adv = (w * v).sum() / w.sum()
+    assert found["adv"] == pytest.approx(adv, rel=1e-14)
+    assert found["adv_se"] == pytest.approx(np.sqrt((w**2 * (v - adv) ** 2).sum() * 4 / 3) / w.sum(), rel=1e-14)
+    spread = (w * s)[there].sum() / w[there].sum()
+    assert found["spread"] == pytest.approx(spread, rel=1e-14)
+    scatter = ((w * (s - spread))[there] ** 2).sum() * 3 / 2
+    assert found["spread_se"] == pytest.approx(np.sqrt(scatter) / w[there].sum(), rel=1e-14)
+    sigma = np.sqrt((w * variance)[there].sum() / w[there].sum())
+    assert found["sigma"] == pytest.approx(sigma, rel=1e-14)
+    error = np.sqrt(2 / 3 * (w**2 * 3 * variance)[there].sum()) / w[there].sum()  # of the variance
+    assert found["sigma_se"] == pytest.approx(error / (2 * sigma), rel=1e-14)
+    # What is counted stays a count.
+    assert (found["n_days"], found["n_days_traded"], found["n_days_quoted"], found["n_trades"]) == (4, 3, 3, 15)
+
+
+def test_half_life_without_end_is_no_half_life() -> None:
+    rows = [
+        quoted(
+            SATURDAY + timedelta(days=i), 10.0, 11.0, 1.0 + i, volume=7.0 + i, n_trades=5 + i, realised_quarticity=1.0
+        )
+        for i in range(4)
+    ]
+    plain, endless = (weighted(h, *rows, as_of=TUESDAY, lookback=6) for h in (None, 1e12))
+    for name in ("adv", "adv_se", "sigma", "sigma_se", "sigma_bipower"):
+        assert endless[name] == pytest.approx(plain[name], rel=1e-9), name

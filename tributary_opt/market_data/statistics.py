@@ -20,7 +20,12 @@ MIN_WALK_SHARE = 0.9
 """Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
 
 
-def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
+def day_weights(rows: pd.DataFrame, window: Window, half_life_days: float | None) -> np.ndarray:
+    """What each row's day counts for: half of it every `half_life_days` before `as_of`; None: 1 throughout."""
+    return _weights(_plain(rows["day"]), window, half_life_days)
+
+
+def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float | None = None) -> pd.DataFrame:
     """One row for every market with a row in the window.
 
     Parameters
@@ -29,6 +34,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
         Rows of `ac_market_days`, sorted by market, token and day, as `MarketDays.load` gives them; from `cut_at_jumps`,
         a market's window begins with its jump.
     window : Window
+    half_life_days : float, optional
+        Age at which a day counts for half in average daily volume, spreads and volatilities, and in their errors; their
+        counts, the profiles and the move between sessions leave it aside. None: all days count the same. [day]
 
     Returns
     -------
@@ -44,6 +52,14 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     def total(name: str) -> np.ndarray:
         return _sums(group, rows[name].to_numpy(dtype=float), len(first))
 
+    weights = day_weights(rows, window, half_life_days)
+
+    def decayed(name: str) -> np.ndarray:
+        return _sums(group, weights * rows[name].to_numpy(dtype=float), len(first))
+
+    def days_with(name: str) -> np.ndarray:
+        return _sums(group, np.where(rows[name].to_numpy() > 0, weights, 0.0), len(first))
+
     def count(name: str) -> np.ndarray:
         return total(name).astype(np.int64)
 
@@ -55,19 +71,21 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     n_days = _days_from(since, calendar, window)
     begins = np.array([_first_day(window, code) for code in calendar], dtype="datetime64[us]")
     volume = rows["volume"].to_numpy(dtype=float)
-    adv = total("volume") / np.maximum(n_days, 1)
+    days, days_squared = (_weight_from(since, calendar, window, half_life_days, power) for power in (1, 2))
+    adv = decayed("volume") / np.where(days > 0, days, 1.0)
     # Days without a row are days without a trade: they count in the variance as in the mean.
-    spread_of_days = _sums(group, (volume - adv[group]) ** 2, len(first))
-    n_rows = np.bincount(group, minlength=len(first))
-    spread_of_days += np.maximum(n_days - n_rows, 0) * adv**2
+    spread_of_days = _sums(group, (weights * (volume - adv[group])) ** 2, len(first))
+    spread_of_days += np.maximum(days_squared - _sums(group, weights**2, len(first)), 0.0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     place = _place_in_window(rows, window)
-    variance, n_quoted, quarticity, overnight = _mid_moves(rows, group, len(first), place)
+    variance, quoted_days, quarticity, overnight = _mid_moves(rows, group, len(first), place, weights)
+    n_quoted = _sums(group, rows["n_mid_buckets"].to_numpy() > 1, len(first))
     n_trades, n_bars, n_traded_days = (
         total("n_trades"),
         total("n_trade_bars"),
         _days_with(rows, "n_trades", group, len(first)),
     )
+    traded_days = days_with("n_trades")
     mid, last_trade_price = newest("last_mid"), newest("close_price")
 
     last_trade, last_snapshot = newest("last_trade_at"), newest("last_snapshot_at")
@@ -75,17 +93,17 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     newest_day = _newest(_plain(rows["day"].where(seen)), group, len(first))
     with np.errstate(divide="ignore", invalid="ignore"):
         spreads = {
-            "time_weighted_quoted": _positive(total("spread_seconds") / total("quoted_seconds")),
-            "effective": _positive(total("effective_spread_volume") / total("effective_volume")),
-            "edge": root(total("edge_squared_bars") / total("n_edge_bars")),
-            "roll": root(-4.0 * total("trade_products") / total("n_trade_products")),
+            "time_weighted_quoted": _positive(decayed("spread_seconds") / decayed("quoted_seconds")),
+            "effective": _positive(decayed("effective_spread_volume") / decayed("effective_volume")),
+            "edge": root(decayed("edge_squared_bars") / decayed("n_edge_bars")),
+            "roll": root(-4.0 * decayed("trade_products") / decayed("n_trade_products")),
         }
         spread, spread_source = _first_of(spreads)
-        spread_se = _spread_error(rows, group, len(first), spread, spread_source)
+        spread_se = _spread_error(rows, group, len(first), spread, spread_source, weights)
         # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002); square roots by the delta method.
-        of_mids = np.sqrt(variance / n_quoted)
-        of_mids_se = np.sqrt(2.0 / 3.0 * quarticity) / (2.0 * np.sqrt(variance * n_quoted))
-        of_trades, of_trades_se = _two_scale(rows, group, len(first), place)
+        of_mids = np.sqrt(variance / quoted_days)
+        of_mids_se = np.sqrt(2.0 / 3.0 * quarticity) / (2.0 * np.sqrt(variance * quoted_days))
+        of_trades, of_trades_se = _two_scale(rows, group, len(first), place, weights)
         by_mids = np.isfinite(of_mids)
         sigma, sigma_source = _first_of({"realised_mid": of_mids, "two_scale_trades": of_trades})
         # Bounce alone adds s²/(4 ln 2) to the variance of a bar: a range that owes it a tenth or more says nothing.
@@ -119,7 +137,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "last_trade_at": _utc(last_trade),
                 "last_snapshot_at": _utc(last_snapshot),
                 "adv": adv,
-                "adv_se": np.where(n_days > 1, np.sqrt(spread_of_days / np.maximum(n_days - 1, 1) / n_days), np.nan),
+                "adv_se": np.where(
+                    n_days > 1, np.sqrt(spread_of_days * n_days / np.maximum(n_days - 1, 1)) / days, np.nan
+                ),
                 "price": np.where(np.isfinite(mid), mid, last_trade_price),
                 "price_source": _first_of({"mid": mid, "last_trade": last_trade_price})[1],
                 "last_trade_price": last_trade_price,
@@ -136,9 +156,9 @@ def window_statistics(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
                 "sigma_se": np.where(by_mids, of_mids_se, of_trades_se),
                 "sigma_source": sigma_source,
                 "sigma_two_scale": of_trades,
-                "sigma_bipower": np.where(n_quoted > 0, np.sqrt(total("bipower_variance") / n_quoted), np.nan),
-                "sigma_parkinson": np.where(ranged, np.sqrt(total("parkinson_variance") / n_traded_days), np.nan),
-                "sigma_garman_klass": np.where(ranged, np.sqrt(total("garman_klass_variance") / n_traded_days), np.nan),
+                "sigma_bipower": np.where(n_quoted > 0, np.sqrt(decayed("bipower_variance") / quoted_days), np.nan),
+                "sigma_parkinson": np.where(ranged, np.sqrt(decayed("parkinson_variance") / traded_days), np.nan),
+                "sigma_garman_klass": np.where(ranged, np.sqrt(decayed("garman_klass_variance") / traded_days), np.nan),
                 **_walk_columns(total),
                 "bucket_size_squared": total("size_squared") / total("n_buckets"),
                 "trades_per_bar": n_trades / n_bars,
@@ -204,13 +224,15 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
 
 
-def _spread_error(rows: pd.DataFrame, group: np.ndarray, n: int, spread: np.ndarray, source: np.ndarray) -> np.ndarray:
+def _spread_error(
+    rows: pd.DataFrame, group: np.ndarray, n: int, spread: np.ndarray, source: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Standard error of a ratio of sums over days, from how the days scatter about it; NaN below two days."""
     out = np.full(n, np.nan)
     of_square = {"edge", "roll"}
     for name, (top, bottom, factor) in _SPREAD_SUMS.items():
         mine = source == name
-        x, w = rows[top].to_numpy(dtype=float) * factor, rows[bottom].to_numpy(dtype=float)
+        x, w = weights * rows[top].to_numpy(dtype=float) * factor, weights * rows[bottom].to_numpy(dtype=float)
         ratio = spread**2 if name in of_square else spread
         days = _sums(group, w > 0, n)
         scatter = _sums(group, np.where(mine[group], x - np.nan_to_num(ratio)[group] * w, 0.0) ** 2, n)
@@ -228,23 +250,25 @@ _SPREAD_SUMS = {
 }
 
 
-def _two_scale(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _two_scale(
+    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """σ from trades with their bounce taken out, and its standard error; NaN where nothing is left."""
     measured = rows["n_two_scale"].to_numpy() > 0
     variance, error = (
-        _sums(group, np.where(measured, rows[name].to_numpy(dtype=float), 0.0), n)
-        for name in ("two_scale_variance", "two_scale_error")
+        _sums(group, np.where(measured, weights**power * rows[name].to_numpy(dtype=float), 0.0), n)
+        for name, power in (("two_scale_variance", 1), ("two_scale_error", 2))
     )
-    days = _sums(group, measured, n)
+    days = _sums(group, np.where(measured, weights, 0.0), n)
     # Around the clock the move from the last trade of a day to the first of the next belongs to the session, less the
     # bounce at both ends of it.
     noise = rows["noise_variance"].to_numpy(dtype=float)
     gap = rows["open_price"].to_numpy(dtype=float)[1:] - rows["close_price"].to_numpy(dtype=float)[:-1]
     always = _neighbours(group, place, gap) & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:]
     always &= measured[1:] & measured[:-1]
-    squared = np.where(always, gap, 0.0) ** 2
-    variance += _sums(group[1:], squared - np.where(always, noise[1:] + noise[:-1], 0.0), n)
-    error += 2.0 / 3.0 * _sums(group[1:], squared**2, n)
+    squared, w = np.where(always, gap, 0.0) ** 2, weights[1:]
+    variance += _sums(group[1:], w * (squared - np.where(always, noise[1:] + noise[:-1], 0.0)), n)
+    error += 2.0 / 3.0 * _sums(group[1:], (w * squared) ** 2, n)
     sigma = np.sqrt(_positive(variance) / days)
     return sigma, np.sqrt(error) / (2.0 * sigma * days)
 
@@ -255,15 +279,18 @@ def _neighbours(group: np.ndarray, place: np.ndarray, gap: np.ndarray) -> np.nda
 
 
 def _mid_moves(
-    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray
+    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Σ of squared moves within sessions, days that have one, Σ of fourth powers, and the rms move between sessions."""
+    """Σ of squared moves within sessions, days that have one, Σ of fourth powers, and the rms move between sessions.
+
+    Squared moves and days count with the day's weight, fourth powers with its square.
+    """
     rv = rows["realised_variance"].to_numpy(dtype=float)
     rq = rows["realised_quarticity"].to_numpy(dtype=float)
     quoted = rows["n_mid_buckets"].to_numpy() > 1
-    variance = _sums(group, np.where(quoted, rv, 0.0), n)
-    quarticity = _sums(group, np.where(quoted, rq, 0.0), n)
-    n_quoted = _sums(group, quoted, n)
+    variance = _sums(group, np.where(quoted, weights * rv, 0.0), n)
+    quarticity = _sums(group, np.where(quoted, weights**2 * rq, 0.0), n)
+    quoted_days = _sums(group, np.where(quoted, weights, 0.0), n)
 
     # From the last mid of a trading day to the first of the next, where neither day is missing in between.
     gap = rows["first_mid"].to_numpy(dtype=float)[1:] - rows["last_mid"].to_numpy(dtype=float)[:-1]
@@ -274,10 +301,10 @@ def _mid_moves(
 
     # Around the clock there is no night: the move into a day's first bucket is one more 5-minute move of the session.
     always = (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:] & quoted[1:]
-    variance += _sums(group[1:], np.where(always, squared, 0.0), n)
-    quarticity += _sums(group[1:], np.where(always, squared**2, 0.0), n)
+    variance += _sums(group[1:], np.where(always, weights[1:] * squared, 0.0), n)
+    quarticity += _sums(group[1:], np.where(always, (weights[1:] * squared) ** 2, 0.0), n)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return variance, n_quoted, quarticity, np.sqrt(between / n_gaps)
+        return variance, quoted_days, quarticity, np.sqrt(between / n_gaps)
 
 
 def _place_in_window(rows: pd.DataFrame, window: Window) -> np.ndarray:
@@ -353,6 +380,27 @@ def _days_from(since: np.ndarray, calendar: np.ndarray, window: Window) -> np.nd
         mine = (calendar == code) & ~np.isnat(since)
         n[mine] -= np.searchsorted(np.array(of_calendar, dtype="datetime64[us]"), since[mine])
     return n
+
+
+def _weights(days: np.ndarray, window: Window, half_life_days: float | None) -> np.ndarray:
+    if half_life_days is None:
+        return np.ones(len(days))
+    age = (np.datetime64(window.as_of, "us") - days).astype(np.int64) / 86_400e6
+    return np.asarray(0.5 ** (age / half_life_days))
+
+
+def _weight_from(
+    since: np.ndarray, calendar: np.ndarray, window: Window, half_life_days: float | None, power: int
+) -> np.ndarray:
+    """Weights of the window's trading days to a power, from `since` on where that is a time, added up."""
+    out = np.zeros(len(calendar))
+    for code, of_calendar in window.days.items():
+        days = np.array(of_calendar, dtype="datetime64[us]")
+        left = np.append(np.cumsum((_weights(days, window, half_life_days) ** power)[::-1])[::-1], 0.0)
+        mine = calendar == code
+        begins = np.where(np.isnat(since[mine]), 0, np.searchsorted(days, since[mine]))
+        out[mine] = left[begins]
+    return out
 
 
 def _first_day(window: Window, code: str) -> np.datetime64:
