@@ -92,8 +92,10 @@ def test_sizes_at_the_best_price_alone_are_one_level(db: QuestDB) -> None:
     assert walked(db) == expected
     for name in TWO_LEVELS:
         db.execute(f"ALTER TABLE orderbook_snapshots DROP COLUMN {name}")
+        db.wait("orderbook_snapshots")
     assert walked(db) == expected
     db.execute("ALTER TABLE orderbook_snapshots DROP COLUMN ask_size")
+    db.wait("orderbook_snapshots")
     assert Source(db, SourceTables()).walks(START, END, probability=False, pct_volume=5.0).num_rows == 0
 
 
