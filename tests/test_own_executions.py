@@ -36,9 +36,10 @@ def ticks() -> tuple[list[Row], list[Row]]:
 
 
 def orders(n: int, b: float, **more: object) -> pd.DataFrame:
-    """Orders of 5 % of a volume of 96 over a day: half-spread, b σ 0.05^0.6 with σ = 1, and the market's own moves."""
+    """Orders of 0.2 to 20 % of a volume of 96 over a day with σ = 1: half-spread, ½ 0.3 X/V, b (X/V)^0.6, and noise."""
     rng = np.random.default_rng(1)
-    noise = rng.normal(0.0, 1.0 / np.sqrt(3.0), n)
+    x = 10 ** rng.uniform(-2.7, -0.7, n)
+    cost = 0.01 + 0.5 * 0.3 * x + b * x**0.6 + rng.normal(0.0, 0.1, n)
     frame = pd.DataFrame(
         {
             "decided_at": pd.to_datetime(MONDAY) + pd.to_timedelta(np.arange(n), "s"),
@@ -46,10 +47,12 @@ def orders(n: int, b: float, **more: object) -> pd.DataFrame:
             "market_id": "M",
             "token_id": "M",
             "side": "buy",
-            "size": 0.05 * 96.0,
+            "size": 96.0 * x,
             "arrival_price": 100.0,
-            "average_price": 100.0 + 0.01 + b * 0.05**0.6 + noise,
+            "average_price": 100.0 + cost,
             "duration": 1.0,
+            "post_price": 100.0 + 0.3 * x + rng.normal(0.0, 0.15, n),
+            "post_duration": 1.5,
             **{"adv": 96.0, "sigma": 1.0, "epsilon": 0.01, **more},
         }
     )
@@ -75,7 +78,7 @@ def test_table_of_own_orders_moves_the_law_and_its_bad_rows_are_left_out_with_a_
     _, empty, _ = night(db, tmp_path)
     assert empty["eta"] == prior["eta"]
 
-    send(db, "own_executions", orders(4_000, b=0.5))
+    send(db, "own_executions", orders(1_000, b=0.5))
     bad = orders(5, b=0.5, adv=np.nan, sigma=np.nan, epsilon=np.nan).assign(order_id=[f"bad {i}" for i in range(5)])
     bad.loc[0, "side"] = "short"
     bad.loc[1, "size"] = -1.0
@@ -88,13 +91,13 @@ def test_table_of_own_orders_moves_the_law_and_its_bad_rows_are_left_out_with_a_
     send(db, "own_executions", late)
     with caplog.at_level(logging.WARNING):
         report, row, run = night(db, tmp_path)
-    assert (row["own_orders"], row["strength"]) == (4_000, "own_executions")
-    # Half a percent of sigma of noise in each cost, thousands of orders: from 0.142 most of the way to 0.5.
-    assert 0.35 < row["law_b"] < 0.6
+    assert (row["own_orders"], row["strength"]) == (1_000, "own_executions")
+    # From the literature's 0.142 to what the desk paid.
+    assert row["law_b"] == pytest.approx(0.5, rel=0.15)
     assert row["law_b_sd"] < 0.5 * prior["law_b_sd"]
     assert row["eta"] > 2 * prior["eta"]
     assert report.run.run_id != without.run.run_id
-    assert (run["own_orders"], run["own_orders_refused"]) == (4_005, 5)
+    assert (run["own_orders"], run["own_orders_refused"]) == (1_005, 5)
     assert json.loads(run["own_orders_reasons"]) == {
         "average_price must be finite and > 0": 1,
         "market_id must not be empty": 1,
