@@ -40,7 +40,7 @@ def main() -> None:
             page.wait_for_selector("html[data-ready]")
             print(f"table usable after {time.perf_counter() - start:.2f} s")
             page.wait_for_selector("html[data-ready=all]")
-            print(f"charts drawn after {time.perf_counter() - start:.2f} s")
+            print(f"overview whole after {time.perf_counter() - start:.2f} s")
             for words, what in (("made-00002", "search"), ("made-00003", "search again")):
                 start = time.perf_counter()
                 page.fill("#search", words)
@@ -49,7 +49,7 @@ def main() -> None:
             start = time.perf_counter()
             page.click("#markets tbody tr")
             page.wait_for_selector("#c-schedule .main-svg")
-            print(f"a market's charts: {time.perf_counter() - start:.2f} s")
+            print(f"the first market's charts, plotly read first: {time.perf_counter() - start:.2f} s")
             browser.close()
 
 
