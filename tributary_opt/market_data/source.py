@@ -20,6 +20,9 @@ from tributary_opt.storage.sql import quote, timestamp_literal
 BUCKET_MINUTES = 5
 """Length of the buckets. [minutes]"""
 
+_TWO, _CROSSED, _BID, _ASK = 4, 3, 2, 1
+"""Which sides a look at the book has: both and a spread, both and none, one of them."""
+
 _LONGEST_IN_LIST = 8_000  # characters; an /exp query is a URL, and 30,000 close the connection
 
 
@@ -308,10 +311,18 @@ class Source:
         kind = self._type_of("orderbook_snapshots", "timestamp")
         t, t_next = _microseconds(c["timestamp"], kind), _microseconds("next_look", kind)
         has_bid, has_ask = _usable("bid"), _has_ask("ask", probability)
-        both, above = f"{has_bid} AND {has_ask}", _above("bid", "ask")
-        two = _two_sided("bid", "ask", probability)
-        mid = "(bid + ask) / 2"
+        sides = (
+            f"CASE WHEN {has_bid} THEN (CASE WHEN {has_ask} THEN "
+            f"(CASE WHEN {_above('bid', 'ask')} > 0 THEN {_TWO} ELSE {_CROSSED} END) ELSE {_BID} END) "
+            f"WHEN {has_ask} THEN {_ASK} ELSE 0 END"
+        )
         cap = int(quote_cap_s * 1e6)
+
+        def total(value: str, *states: int) -> str:
+            zero = "0L" if value in ("n", "stood") else "0.0"
+            return f"sum(CASE WHEN sides IN ({', '.join(map(str, states))}) THEN {value} ELSE {zero} END)"
+
+        # Which sides there are is a key of the first sums: the server works it out once a look, not once in every sum.
         return self._db.query(
             # The window function stands alone in its level: inside an expression, or beside a renamed timestamp, the
             # server no longer finds its columns.
@@ -322,19 +333,19 @@ class Source:
             f"looks AS (SELECT {t} AS at, {c['market_id']} AS market_id, {c['token_id']} AS token_id, "
             f"{self._number('orderbook_snapshots', 'best_bid')} AS bid, "
             f"{self._number('orderbook_snapshots', 'best_ask')} AS ask, "
-            f"datediff('u', {t}, coalesce({t_next}, {timestamp_literal(end)}::timestamp)) AS gap FROM raw) "
-            f"SELECT timestamp_floor('{BUCKET_MINUTES}m', at) AS bucket, market_id, token_id, count() AS n, "
-            f"sum(CASE WHEN {two} THEN 1 ELSE 0 END) AS n_two_sided, "
-            f"sum(CASE WHEN {both} AND {above} <= 0 THEN 1 ELSE 0 END) AS n_crossed, "
-            f"sum(CASE WHEN {has_bid} THEN 1 ELSE 0 END) AS n_bid, "
-            f"sum(CASE WHEN {has_ask} THEN 1 ELSE 0 END) AS n_ask, "
-            f"sum(CASE WHEN {two} THEN least(gap, {cap}L) ELSE 0L END) AS quoted_us, "
-            f"sum(CASE WHEN {two} THEN (ask - bid) * least(gap, {cap}L) ELSE 0.0 END) AS spread_us, "
-            f"sum(CASE WHEN {two} THEN ask - bid ELSE 0.0 END) AS spread_sum, "
-            f"sum(CASE WHEN {two} THEN {mid} ELSE 0.0 END) AS mid_sum, "
-            f"last_not_null(CASE WHEN {two} THEN {mid} END) AS last_mid, "
-            f"max(CASE WHEN {two} THEN at END) AS last_mid_at, min(at) AS first_at, max(at) AS last_at "
-            f"FROM looks"
+            f"least(datediff('u', {t}, coalesce({t_next}, {timestamp_literal(end)}::timestamp)), {cap}L) AS gap "
+            f"FROM raw), "
+            f"sums AS (SELECT timestamp_floor('{BUCKET_MINUTES}m', at) AS bucket, market_id, token_id, "
+            f"{sides} AS sides, count() AS n, sum(gap) AS stood, sum((ask - bid) * gap) AS spread_stood, "
+            f"sum(ask - bid) AS spread, sum((bid + ask) / 2) AS mid, last((bid + ask) / 2) AS last_mid, "
+            f"min(at) AS first_at, max(at) AS last_at FROM looks) "
+            f"SELECT bucket, market_id, token_id, sum(n) AS n, {total('n', _TWO)} AS n_two_sided, "
+            f"{total('n', _CROSSED)} AS n_crossed, {total('n', _TWO, _CROSSED, _BID)} AS n_bid, "
+            f"{total('n', _TWO, _CROSSED, _ASK)} AS n_ask, {total('stood', _TWO)} AS quoted_us, "
+            f"{total('spread_stood', _TWO)} AS spread_us, {total('spread', _TWO)} AS spread_sum, "
+            f"{total('mid', _TWO)} AS mid_sum, last_not_null(CASE WHEN sides = {_TWO} THEN last_mid END) AS last_mid, "
+            f"max(CASE WHEN sides = {_TWO} THEN last_at END) AS last_mid_at, "
+            f"min(first_at) AS first_at, max(last_at) AS last_at FROM sums"
         )
 
     def walks(
