@@ -54,6 +54,7 @@ from tributary_opt.optimization.riccati import (
     steps_first,
     turn,
 )
+from tributary_opt.optimization.shooting import CLOSE, NEGLIGIBLE, NOTHING, Search, Shot, closed_sum
 
 __all__ = ["Method", "Solution", "kkt_residual", "replan", "solve", "solve_tracking"]
 
@@ -62,17 +63,6 @@ BoolArray = NDArray[np.bool_]
 
 # Problems x slices worked on at once: 8,192 of 48 slices (measured; an eighth of it is 1.8x slower).
 _CHUNK_ELEMENTS = 8192 * 48
-# Holdings below this share of the order may be 0: the backward recursion starts at the last slice above it.
-_NEGLIGIBLE = 1e-290
-# Overshooting is cut off here, in fractions of the order; its slope is of no use then.
-_OVERSHOOT = 1e60
-_STEEPEST = 1e290
-# |x_0/X - 1| at which one linear step of every slice finishes the problem: what it leaves is the square of this.
-_CLOSE = 1e-9
-# Neighbouring doubles of log p change a slice by less than this share of it: more, and its price is not resolved.
-_RESOLVED = 1e-12
-# A slice at the floor's price, 1e-290 of the order or so, is one that does not trade.
-_NOTHING = 1e-285
 
 
 class Method(IntEnum):
@@ -235,7 +225,7 @@ def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
         value = marginal - later
         tradable = chunk.cheapness > 0
         full = part >= np.minimum(chunk.fraction, 1.0) * (1.0 - 4e-16)
-        least = np.where((part > _NEGLIGIBLE) & tradable, value, -np.inf).max(axis=0)
+        least = np.where((part > NEGLIGIBLE) & tradable, value, -np.inf).max(axis=0)
         most = np.where(tradable & ~full, value, np.inf).min(axis=0)
         size = np.where(tradable, np.abs(marginal), 0.0).max(axis=0)
         gap = np.where(np.isfinite(least) & np.isfinite(most), least - most, 0.0)
@@ -282,7 +272,7 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
     for j in range(n):
         share[j] *= np.maximum(held - aim[j], 0.0)
         held = held - share[j]
-    parts = _closed_sum(share, share)
+    parts = closed_sum(share, share)
     left = np.zeros((n + 1, count))
     for j in range(n - 1, -1, -1):
         np.add(left[j + 1], parts[j], out=left[j])
@@ -461,18 +451,18 @@ class _Chunk:
             rows_left = np.arange(len(rows))
         if not len(rows_left):
             return parts, sweeps
-        shot = _Shot(self, rows[rows_left], riskless)
+        shot = Shot(self, rows[rows_left], riskless)
         level = shot.first_guess()
         if not riskless:
             shot.cut_tail()
-        search = _Search(shot.floor(), np.log(shot.most), shot.pole)
+        search = Search(shot.floor(), np.log(shot.most), shot.pole)
         coarse: list[tuple[IntArray, FloatArray, FloatArray]] = []
         place = np.arange(len(rows_left))  # where in rows_left each problem still being solved belongs
         for sweep in range(1, self.most_sweeps + 1):
             total, slope, clipped = shot.sweep(level)
             error = total - 1.0
             following, stuck = search.next(level, total, slope, clipped)
-            close = np.abs(error) <= _CLOSE
+            close = np.abs(error) <= CLOSE
             ends = shot.ends(np.flatnonzero(close), error, slope)
             near = close & ~clipped
             near[ends.rows[ends.crossing]] = False
@@ -510,7 +500,7 @@ class _Chunk:
         """
         n, count = self.n_steps, len(rows)
         parts, sweeps = np.empty((n, count)), np.zeros(count, dtype=np.int16)
-        shot = _Shot(self, rows, riskless)
+        shot = Shot(self, rows, riskless)
         if not riskless:
             shot.cut_tail()
         place = np.arange(count)
@@ -527,9 +517,9 @@ class _Chunk:
                 if not over.any():
                     break
                 nothing = shot.whole_path()
-                above = np.where(over & (nothing > _NOTHING), nothing, np.where(over, below, above))
+                above = np.where(over & (nothing > NOTHING), nothing, np.where(over, below, above))
                 asked = over
-            search = _Search(floor, np.log(shot.most), shot.pole)
+            search = Search(floor, np.log(shot.most), shot.pole)
             lows, highs = np.full(len(place), np.nan), np.full(len(place), np.nan)
             going = np.ones(len(place), dtype=bool)
             done = np.zeros(len(place), dtype=bool)
@@ -538,7 +528,7 @@ class _Chunk:
                 total, slope, clipped = shot.sweep(level)
                 error = total - 1.0
                 following, stuck = search.next(level, total, slope, clipped)
-                close = np.abs(error) <= _CLOSE
+                close = np.abs(error) <= CLOSE
                 ends = shot.ends(np.flatnonzero(close), error, slope)
                 near = close & ~clipped
                 near[ends.rows[ends.crossing]] = False
@@ -565,308 +555,3 @@ class _Chunk:
             above = shot.whole_path()
         parts[:, place] = np.nan
         return parts, sweeps
-
-
-class _Search:
-    """Safeguarded Newton for x_0(θ) = 1.
-
-    Below the root log x_0 is nearly straight in θ. Above it x_0 explodes like (θ_c - θ)^(-1/s), s = (1 - k)/(1 + k),
-    and x_0^-s is. Newton's step is taken for g = log x_0 below and (1 - x_0^-s)/s above: at 1 they meet with one slope.
-    Where it leaves the bracket, or the bracket has not halved in two sweeps, the next point is between its ends: by
-    regula falsi in g and by halving, in turns.
-    """
-
-    def __init__(self, floor: FloatArray, ceiling: FloatArray, pole: FloatArray) -> None:
-        count = len(floor)
-        self.pole, self.ceiling = pole, ceiling
-        self.low, self.high = floor.copy(), np.full(count, np.inf)
-        self.at_low, self.at_high = np.full(count, -np.inf), np.full(count, np.inf)  # g there
-        self.before = np.full(count, np.inf)  # width of the bracket a sweep ago
-        self.earlier = np.full(count, np.inf)  # and two sweeps ago
-        self.stride = np.ones(count)
-        self.seen_low = np.zeros(count, dtype=bool)
-        self.turn = np.zeros(count, dtype=bool)
-
-    def keep(self, rows: IntArray) -> None:
-        for name, array in list(self.__dict__.items()):
-            setattr(self, name, array[rows])
-
-    def next(
-        self, level: FloatArray, total: FloatArray, slope: FloatArray, clipped: BoolArray
-    ) -> tuple[FloatArray, BoolArray]:
-        """Where to look next, and where there is nothing left to look at."""
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            below = total < 1.0
-            s = np.where(self.pole > 1e-3, self.pole, 1.0)
-            log = np.log(total)
-            shrunk = np.power(np.minimum(total, _OVERSHOOT), -s)
-            straight = below | (self.pole <= 1e-3)
-            value = np.where(straight, log, (1.0 - shrunk) / s)
-            newton = level - value / np.where(straight, slope / total, shrunk * slope / total)
-            self.low, self.at_low = np.where(below, level, self.low), np.where(below, value, self.at_low)
-            self.high, self.at_high = np.where(below, self.high, level), np.where(below, self.at_high, value)
-            width = self.high - self.low
-            slow = width > 0.5 * self.earlier
-            inside = (newton > self.low) & (newton < np.minimum(self.high, self.ceiling)) & ~clipped & ~slow
-            falsi = (self.low * self.at_high - self.high * self.at_low) / (self.at_high - self.at_low)
-            use_falsi = (falsi > self.low) & (falsi < self.high) & ~self.turn
-            between = np.where(use_falsi, falsi, 0.5 * (self.low + self.high))
-            open_ = np.where(
-                below, np.minimum(level + self.stride, self.ceiling), np.maximum(level - self.stride, self.low)
-            )
-            self.seen_low |= below
-            bracketed = np.isfinite(self.high) & self.seen_low
-            following = np.where(inside, newton, np.where(bracketed, between, open_))
-            self.turn = np.where(inside | ~bracketed, self.turn, ~self.turn)
-            self.stride = np.where(inside | bracketed, self.stride, 2.0 * self.stride)
-            self.earlier = np.where(bracketed, self.before, np.inf)
-            self.before = np.where(bracketed, width, np.inf)
-            stuck = (following == level) | (width <= 4e-16 * np.abs(level))
-        return following, stuck
-
-
-class _Shot:
-    """The backward recursion of a set of problems, and the last path it found."""
-
-    def __init__(self, chunk: _Chunk, rows: IntArray, riskless: bool) -> None:
-        # A view where all problems of the chunk are shot at: gathering columns costs as much as a sweep.
-        all_rows: slice | IntArray = slice(None) if len(rows) == len(chunk.k) else rows
-        self.k = chunk.k[rows]
-        self.inverse_k = 1.0 / self.k
-        self.pole = (1.0 - self.k) / (1.0 + self.k)
-        self.ease = chunk.cheapness[:, all_rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
-        self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, all_rows]
-        cheapness = chunk.cheapness[:, all_rows]
-        dearest, self.cap = cheapness.min(axis=0), chunk.fraction[:, all_rows]
-        if not dearest.all():  # slices without room or volume
-            dearest = np.where(cheapness > 0, cheapness, np.inf).min(axis=0)
-            self.cap = np.where(cheapness > 0, self.cap, 0.0)
-        self.dearer = chunk.dearer[:, all_rows]
-        self.one_spread = chunk.one_spread or not self.dearer.any()
-        self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
-        self.bent = bool(chunk.paper[rows].any())
-        self.riskless = riskless
-        self.capped = bool(self.cap.min() < np.inf)
-        self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
-        self.late = self.anew = False
-        # Where a shot starts anew at slice J: ε_J, from which prices are then counted, and what is traded after J.
-        self.base, self.tail = np.zeros(len(rows)), np.zeros(0)
-        self.held = np.zeros(len(rows))
-        # Costates beyond this fill any slice to more than the overshoot; the bound keeps the recursion finite.
-        self.most = (1.0 + self.k) * np.power(_OVERSHOOT, self.k) / dearest
-        if not self.one_spread:
-            self.most += 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
-        self._allocate()
-
-    def _allocate(self) -> None:
-        self.path, self.slopes = np.empty_like(self.ease), np.empty_like(self.ease)
-
-    def keep(self, rows: IntArray) -> None:
-        """Go on with these only."""
-        for name in ("k", "inverse_k", "pole", "bend", "first", "most", "base", "held"):
-            setattr(self, name, getattr(self, name)[rows])
-        wide = ["ease", "twice_risk", "cap"]
-        wide += [] if self.one_spread else ["dearer"]
-        wide += ["turn"] if self.bent else []
-        for name in wide:
-            setattr(self, name, np.take(getattr(self, name), rows, axis=1))
-        if self.tail.size:
-            self.tail = np.take(self.tail, rows, axis=1)
-        self._allocate()
-
-    def whole_path(self) -> FloatArray:
-        """The slices of the last sweep, with those known before it."""
-        return self.path + self.tail if self.tail.size else self.path.copy()
-
-    def restart(self, below: FloatArray, above: FloatArray, which: BoolArray) -> FloatArray:
-        """Start at the last slice in which two neighbouring paths differ; returns a level to begin with."""
-        n, lane = len(self.ease), np.arange(below.shape[1])
-        apart = below < (1.0 - _RESOLVED) * above
-        start = np.where(apart.any(axis=0), n - 1 - apart[::-1].argmax(axis=0), 0)
-        if not self.tail.size:
-            self.tail = np.zeros_like(self.ease)
-        known = np.where(np.arange(n)[:, np.newaxis] > start, below, 0.0)
-        held = np.zeros(below.shape[1])
-        for row in known[::-1]:
-            held = held + row
-        self.first = np.where(which, start + 1, self.first)
-        self.tail = np.where(which, known, self.tail)
-        self.held = np.where(which, held, self.held)
-        self.base = np.where(which, self.dearer[start, lane], self.base)
-        self.late, self.anew = True, True
-        middle = 0.5 * (below[start, lane] + above[start, lane])
-        ease = self.ease[start, lane]
-        with np.errstate(divide="ignore"):
-            return self.k * np.log(middle) - np.log(ease)
-
-    def first_guess(self) -> FloatArray:
-        """The level at which the slices add up to the order without risk, caps and differing spreads."""
-        each = np.power(self.ease, np.ascontiguousarray(np.broadcast_to(self.inverse_k, self.ease.shape)))
-        total = np.zeros(len(self.k))
-        for row in each:
-            total = total + row
-        return -self.k * np.log(total)
-
-    def floor(self) -> FloatArray:
-        """The level at which no slice is above 1e-290 of the order."""
-        return np.asarray(self.k * np.log(_NEGLIGIBLE))
-
-    def cut_tail(self) -> None:
-        """Find the last slice that trades more than 1e-290 of the order; those after it are left at 0."""
-        least = self.floor()
-        # A step backward multiplies max(x, p^(1/k)) by at most 1 + (1 + 2r)^(1/k): most problems need no look.
-        growth = np.log(2.0) + np.log1p(self.twice_risk.max(axis=0)) * self.inverse_k
-        urgent = np.flatnonzero(growth * len(self.ease) > -np.log(_NEGLIGIBLE))
-        if not len(urgent):
-            return
-        part = _Shot.__new__(_Shot)
-        part.__dict__.update(self.__dict__)
-        part.keep(urgent)
-        urgent = urgent[part.sweep(least[urgent])[0] >= 1.0]
-        if not len(urgent):
-            return
-        part.__dict__.update(self.__dict__)
-        part.keep(urgent)
-        low, high = np.zeros(len(urgent), dtype=np.intp), part.first.copy()  # x_0 < 1 when starting at low, not at high
-        part.late = True
-        while (high - low > 1).any():
-            part.first = (low + high) // 2
-            under = part.sweep(least[urgent])[0] < 1.0
-            low, high = np.where(under, part.first, low), np.where(under, high, part.first)
-        self.first[urgent] = np.maximum(low, 1)
-        self.late = True
-
-    def sweep(self, level: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """x_0 and dx_0/dθ at last costates e^θ, and where the overshoot made the slope useless."""
-        count, capped = len(level), self.capped or self.late
-        price = np.exp(level)
-        change = price.copy()
-        total, slope = np.zeros(count), np.zeros(count)
-        work, more, below = np.empty(count), np.empty(count), np.empty(count, dtype=bool)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            last = int(self.first.max()) if self.late else len(self.ease)
-            self.path[last:] = self.slopes[last:] = 0.0
-            for j in range(last - 1, -1, -1):
-                if not self.riskless:
-                    np.multiply(self.twice_risk[j], total, out=work)
-                    np.add(price, work, out=price)
-                    np.multiply(self.twice_risk[j], slope, out=work)
-                    np.add(change, work, out=change)
-                    np.minimum(price, self.most, out=price)
-                    np.minimum(change, _STEEPEST, out=change)
-                above = price if self.one_spread else np.maximum(price - (self.dearer[j] - self.base), 0.0)
-                traded = self.path[j]
-                np.multiply(above, self.ease[j], out=work)
-                np.power(work, self.inverse_k, out=traded)
-                cap = self.cap[j] if not self.late else np.where(j < self.first, self.cap[j], 0.0)
-                if self.bent:
-                    more = self._bent(j, above, traded)
-                else:
-                    np.multiply(traded, self.inverse_k, out=more)
-                    np.divide(more, above, out=more)
-                    if not self.one_spread:
-                        more[above == 0] = 0.0
-                if capped:
-                    np.less(traded, cap, out=below)
-                    # The mask before the steep factor: 0 times an infinity would be no slope at all.
-                    np.multiply(more, below, out=more)
-                np.multiply(more, change, out=self.slopes[j])
-                if capped:
-                    np.minimum(traded, cap, out=traded)
-                np.add(total, traded, out=total)
-                np.add(slope, self.slopes[j], out=slope)
-                if self.anew:
-                    np.add(total, np.where(self.first == j + 1, self.held, 0.0), out=total)
-        bad = ~np.isfinite(slope)
-        slope[bad] = 1.0
-        return total, slope, bad | (total > 0.5 * _OVERSHOOT)
-
-    def _bent(self, j: int, above: FloatArray, traded: FloatArray) -> FloatArray:
-        """Solve (k+1) a y^k - γ y = q for y, in place; returns dy/dq. Concave, so Newton comes from the left."""
-        k, ease, bend = self.k, self.ease[j], self.bend
-        turn = np.minimum(self.turn[j], _OVERSHOOT)
-        ease = np.where(ease > 0, ease, 1.0)
-        summit = np.power(turn, k) / ease - bend * turn
-        root = np.where((bend > 0) & (above >= summit), turn, np.minimum(traded, turn))
-        open_ = (bend > 0) & (above < summit) & (root > 0) & (self.ease[j] > 0)
-        rate = np.ones_like(root)
-        for _ in range(200):
-            raised = np.power(root, k) / ease
-            rate = k * raised / np.where(root > 0, root, 1.0) - bend
-            step = np.where(open_ & (rate > 0), (above - (raised - bend * root)) / np.where(rate > 0, rate, 1.0), 0.0)
-            moved = np.minimum(root + step, turn)
-            open_ &= moved > root
-            if not open_.any():
-                break
-            root = np.where(open_, moved, root)
-        traded[:] = np.where(self.ease[j] > 0, root, 0.0)
-        return np.where(
-            (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
-        )
-
-    def ends(self, rows: IntArray, error: FloatArray, slope: FloatArray) -> _Ends:
-        """The paths of some, near the end of the search."""
-        if len(rows) == len(self.k):
-            path, slopes, cap = self.whole_path(), self.slopes, self.cap
-        else:
-            path, slopes, cap = (np.take(a, rows, axis=1) for a in (self.path, self.slopes, self.cap))
-            if self.tail.size:
-                path += np.take(self.tail, rows, axis=1)
-        return _Ends(rows, path, slopes, cap, error[rows], slope[rows])
-
-
-class _Ends:
-    """Paths that nearly add up to the order, with their derivatives."""
-
-    def __init__(
-        self,
-        rows: IntArray,
-        path: FloatArray,
-        slopes: FloatArray,
-        cap: FloatArray,
-        error: FloatArray,
-        slope: FloatArray,
-    ) -> None:
-        self.rows, self.path, self.slopes, self.cap, self.slope = rows, path, slopes, cap, slope
-        after = slopes * (error / np.where(slope > 0, slope, 1.0))
-        np.subtract(path, after, out=after)
-        #: Where the finishing step would carry a slice across its cap or below 0.
-        self.crossing = (after > cap).any(axis=0) | (after.min(axis=0) < 0)
-
-    def finish(self, which: BoolArray) -> FloatArray:
-        """The paths of some, moved onto Σ = 1 along their own derivatives."""
-        path, slopes, cap, slope = self.path, self.slopes, self.cap, self.slope
-        if not which.all():
-            path, slopes, cap = (np.compress(which, a, axis=1) for a in (path, slopes, cap))
-            slope = slope[which]
-        path = path + slopes * _missing(path, slope)
-        np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
-        return _closed_sum(path, np.where(path < cap, path, 0.0), 1)
-
-
-def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
-    high, low = _exact_sum(path)
-    return np.where(slope > 0, ((1.0 - high) - low) / np.where(slope > 0, slope, 1.0), 0.0)
-
-
-def _closed_sum(parts: FloatArray, free: FloatArray, times: int = 2) -> FloatArray:
-    """Put what is missing to 1, a few units of rounding, on each problem's largest free slice."""
-    largest = free.argmax(axis=0)
-    lane = np.arange(parts.shape[1])
-    for _ in range(times):
-        high, low = _exact_sum(parts)
-        missing = (1.0 - high) - low
-        moved = np.maximum(parts[largest, lane] + missing, 0.0)
-        parts[largest, lane] = np.where(free[largest, lane] > 0, moved, parts[largest, lane])
-    return parts
-
-
-def _exact_sum(parts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sum over the first axis to twice the precision (Knuth's two-sum), as a double and its error."""
-    high, low = parts[-1].copy(), np.zeros(parts.shape[1])
-    for row in parts[-2::-1]:
-        total = high + row
-        back = total - high
-        low += (high - (total - back)) + (row - back)
-        high = total
-    return high, low
