@@ -22,7 +22,8 @@ import pyarrow as pa
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.profile import slice_weights
-from tributary_opt.optimization.closed_form import SolveStatus, effective_eta, solve_linear_grid
+from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
+from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.optimization.night import fixed_grid, solve_grid
 from tributary_opt.optimization.problem import Problem, market_problem
 from tributary_opt.settings import Grid

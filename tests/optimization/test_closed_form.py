@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from tributary_opt.optimization import (
     SolveStatus,
-    closed_form,
     cost_and_variance,
     decay_rate,
     effective_eta,
     half_life,
+    linear_grid,
     linear_shapes,
     risk_aversion_from_urgency,
     solve_linear_grid,
 )
-from tributary_opt.optimization.closed_form import LinearGrid
+from tributary_opt.optimization.linear_grid import LinearGrid
 
 EPS = np.finfo(float).eps
 RANGE = dict(allow_nan=False, allow_infinity=False, allow_subnormal=False)
@@ -293,12 +293,12 @@ def test_every_problem_has_the_same_bits_alone_and_in_any_batch(
     level = np.where(rng.random((m_count, l_count)) < 0.2, 0.0, 10 ** rng.uniform(-12, 3, (m_count, l_count)))
     sizes = 10 ** rng.uniform(0, 7, (m_count, s_count))
     levels = {by: level}
-    before = closed_form._CHUNK_ELEMENTS
+    before = linear_grid._CHUNK_ELEMENTS
     try:
-        closed_form._CHUNK_ELEMENTS = chunk
+        linear_grid._CHUNK_ELEMENTS = chunk
         whole = solve_linear_grid(eta, gamma, sigma, 0.01, sizes, horizon=horizon, n_steps=n, slices=True, **levels)
     finally:
-        closed_form._CHUNK_ELEMENTS = before
+        linear_grid._CHUNK_ELEMENTS = before
     order = rng.permutation(m_count)
     mixed = solve_linear_grid(
         eta[order], gamma[order], sigma[order], 0.01, sizes[order],

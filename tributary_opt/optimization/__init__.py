@@ -10,7 +10,6 @@ from tributary_opt.optimization.almgren_chriss import (
     implied_average_price,
 )
 from tributary_opt.optimization.closed_form import (
-    LinearGrid,
     SolveStatus,
     cost_and_variance,
     decay_rate,
@@ -18,9 +17,9 @@ from tributary_opt.optimization.closed_form import (
     half_life,
     linear_shapes,
     risk_aversion_from_urgency,
-    solve_linear_grid,
 )
 from tributary_opt.optimization.frontier import EfficientFrontier, efficient_frontier, plot_frontier
+from tributary_opt.optimization.linear_grid import LinearGrid, solve_linear_grid
 from tributary_opt.optimization.night import ScheduleGrid, fixed_grid, solve_grid
 from tributary_opt.optimization.problem import (
     Problem,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tributary_opt.optimization.closed_form import effective_eta, risk_aversion_from_urgency, solve_linear_grid
+from tributary_opt.optimization.closed_form import effective_eta, risk_aversion_from_urgency
+from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.schedule_book.grid import Block, Key, near
 from tributary_opt.schedule_book.hull import (
     BY_CLOCK,
