@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nights import few_columns_of_parameters
 
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer
@@ -15,7 +16,14 @@ from tributary_opt.storage.releases import Releases
 
 
 @pytest.fixture(scope="module")
-def migrated(questdb_server: QuestDBServer) -> Iterator[QuestDB]:
+def few_columns() -> Iterator[None]:
+    """`ac_parameters` as `nights.few_columns` has it."""
+    with few_columns_of_parameters():
+        yield
+
+
+@pytest.fixture(scope="module")
+def migrated(questdb_server: QuestDBServer, few_columns: None) -> Iterator[QuestDB]:
     """The run's QuestDB with our tables and views and nothing else."""
     with QuestDB(questdb_server) as db:
         for (view,) in db.rows("SELECT view_name FROM views()"):

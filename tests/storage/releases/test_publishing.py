@@ -26,6 +26,7 @@ from nights import (
     Killed,
     a_run,
     current_run,
+    few_columns_of_parameters,
     files,
     killed_after,
     made,
@@ -312,7 +313,7 @@ def _publish_elsewhere(server: QuestDBServer, root: Path, tag: str, began: Event
             began.set()
             assert go_on.wait(60)
 
-    with QuestDB(server) as db:
+    with few_columns_of_parameters(), QuestDB(server) as db:
         publish(Releases(db, root), MONDAY, tag, on_step=on_step)
 
 
