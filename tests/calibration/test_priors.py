@@ -16,14 +16,16 @@ from tributary_opt.settings import LawPrior
 PRIOR = LawPrior()
 
 
-def executions(rng: np.random.Generator, n: int, b: ArrayLike, beta: ArrayLike, g: ArrayLike) -> pd.DataFrame:
-    """Orders in a market with V = 1e6, σ = 0.5 and ε = 0.01, their noise as ATHL have it, drawn step by step."""
+def executions(
+    rng: np.random.Generator, n: int, b: ArrayLike, beta: ArrayLike, g: ArrayLike, noise: float = 1.0
+) -> pd.DataFrame:
+    """Orders in a market with V = 1e6, σ = 0.5 and ε = 0.01, `noise` times the noise of ATHL, drawn step by step."""
     size, duration = 1e6 * 10 ** rng.uniform(-3, -1, n), rng.uniform(0.1, 1.0, n)
     rate = size / 1e6 / duration
     # A Brownian path over [0, T] and on to T + 0.5: its mean over the order, and its end.
-    end = rng.normal(size=n) * np.sqrt(duration)
-    mean = end / 2 + rng.normal(size=n) * np.sqrt(duration / 12)
-    after = end + rng.normal(size=n) * np.sqrt(0.5)
+    end = noise * rng.normal(size=n) * np.sqrt(duration)
+    mean = end / 2 + noise * rng.normal(size=n) * np.sqrt(duration / 12)
+    after = end + noise * rng.normal(size=n) * np.sqrt(0.5)
     side = rng.choice([-1.0, 1.0], n)
     permanent = g * size / 1e6
     cost = 0.5 * (permanent / 2 + b * rate**beta) + 0.01 + side * 0.5 * mean
@@ -134,6 +136,15 @@ def test_many_own_executions_leave_little_of_the_prior() -> None:
     assert abs(np.log(b / 0.4)) < 3 * sd[0]
     assert found.noise == pytest.approx(1.0, abs=0.03)
     assert found.own_orders[0] == 60_000
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.02, 0.001, 1e-6, 30.0])
+@pytest.mark.parametrize("n_orders", [40, 4_000])
+def test_costs_much_quieter_or_noisier_than_volatility_says_are_taken_as_they_are(noise: float, n_orders: int) -> None:
+    found = found_law(executions(np.random.default_rng(4), n_orders, 0.4, 0.52, 1.0, noise))
+    assert found.noise == pytest.approx(noise**2, rel=5 / np.sqrt(2 * n_orders))
+    z = (found.mean[0] - [np.log(0.4), 0.52, 0.0]) / np.sqrt(np.diagonal(found.covariance[0]))
+    assert np.abs(z).max() < 4.0
 
 
 def test_orders_of_one_market_move_the_level_of_the_others_less_than_their_own() -> None:

@@ -168,6 +168,7 @@ class _Costs:
         self._gg = self._added(half * self._cross + size * (self._ij * half + self._ii * size))
         self._g = self._added(half * self._for_b + size * (self._ij * self._cost + self._ii * self._move))
         self._near: tuple[FloatArray, FloatArray] | None = None  # the last posterior: where to look for the next
+        self._near_noise = 1.0
 
     def _added(self, values: FloatArray) -> FloatArray:
         return np.asarray(np.add.reduceat(values, self._first, axis=0))
@@ -195,8 +196,9 @@ class _Costs:
     def posterior(self, expected: FloatArray, prior: FloatArray, noise: float) -> tuple[FloatArray, FloatArray]:
         """Mean and covariance of φ in each market under a normal prior, by quadrature about the mode and again."""
         precision = np.asarray(np.linalg.inv(prior), dtype=float)
-        if self._near is None:
-            self._near = self._mode(expected, precision, noise)
+        # Costs far noisier or quieter than thought a round ago: nodes laid by that round would all miss the posterior.
+        if self._near is None or not 0.5 < noise / self._near_noise < 2.0:
+            self._near, self._near_noise = self._mode(expected, precision, noise), noise
         for _ in range(_ROUNDS):
             mean, covariance = self._near
             self._near = new, spread = self._moments(mean, covariance, expected, precision, noise)
