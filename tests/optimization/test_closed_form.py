@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from ac_oracle import case, number, solve, worst
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -93,6 +93,7 @@ def test_ten_thousand_steps(m: float) -> None:
 
 
 @given(urgency=urgencies, n=steps)
+@example(urgency=0.0004384394610472097, n=1440)
 @settings(max_examples=300, deadline=None)
 def test_shape_invariants(urgency: float, n: int) -> None:
     remaining, slices = linear_shapes(urgency, n)
@@ -108,7 +109,7 @@ def test_shape_invariants(urgency: float, n: int) -> None:
 
 def test_slices_add_up_over_a_dense_sweep_of_urgencies() -> None:
     urgency = np.concatenate([[0.0], np.geomspace(1e-9, 1e5, 4_001)])
-    for n in (1, 2, 7, 48, 1_000):
+    for n in (1, 2, 7, 48, 1_000, 1_440):
         _, slices = linear_shapes(urgency[:: 1 if n < 100 else 20], n)
         assert max(abs(math.fsum(row) - 1) for row in slices) <= 4 * EPS
 

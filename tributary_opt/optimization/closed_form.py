@@ -463,7 +463,9 @@ class _Workspace:
         k = np.minimum(np.maximum(step_decay, _SMALLEST_STEP_DECAY), _LARGEST_STEP_DECAY)
         powers, lost = self._powers(k)
         spare = self._arrays[2][: (n + 1) * rows].reshape(n + 1, rows)
-        decayed, mirrored, whole = powers[: n + 1], lost[n::-1], lost[n]  # q^j, -(1 - q^(2(N-j))), -(1 - q^(2N))
+        decayed, mirrored = powers[: n + 1], lost[n::-1]  # q^j, -(1 - q^(2(N-j)))
+        # -(1 - q^(2N)) divides every slice, and its error is that of their sum; the holdings' is cancelled by lost[n]'s.
+        whole = np.expm1(n * (-2.0 * k))
         q = np.array(decayed[1])
         common = lost[1] / (1.0 + q) / whole  # C = (1 - q) / (1 - q^(2N))
         tail = 2.0 * n * (1.0 + q) * common * (decayed[n] * decayed[n - 1])
@@ -477,7 +479,7 @@ class _Workspace:
         trade_trade = common / (1.0 + q) * ((2.0 + whole) + tail) if n > 1 else np.ones(rows)
 
         held = np.multiply(decayed, mirrored, out=decayed)
-        np.divide(held, whole, out=held)
+        np.divide(held, lost[n], out=held)
         held[0], held[-1] = 1.0, 0.0
         np.copyto(remaining, held.T)
         held_held = _sum_steps(np.multiply(held[1:], held[1:], out=spare[:-1]))
