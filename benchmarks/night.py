@@ -6,6 +6,9 @@
 Floor of a night: its aggregation queries asked by hand, one Sender request with its rows, one read-back over /exp, the
 same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many
 tasks. Each repeat is a new run (its settings differ in a figure that changes no row): nothing is known beforehand.
+
+One repeat on two otherwise idle cores: flow 61.5 s, empty flow 1.2 s, floor 42.0 s (queries 31.4, requests 7.6, read
+back 2.0, Parquet 1.0), ratio 1.44; peak memory of the flow's process 1.24 GiB.
 """
 
 from __future__ import annotations
