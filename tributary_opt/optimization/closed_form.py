@@ -464,7 +464,7 @@ class _Workspace:
         powers, lost = self._powers(k)
         spare = self._arrays[2][: (n + 1) * rows].reshape(n + 1, rows)
         decayed, mirrored = powers[: n + 1], lost[n::-1]  # q^j, -(1 - q^(2(N-j)))
-        # -(1 - q^(2N)) divides every slice, and its error is that of their sum; the holdings' is cancelled by lost[n]'s.
+        # -(1 - q^(2N)) divides every slice: its error is that of their sum. The holdings' is cancelled by lost[n]'s.
         whole = np.expm1(n * (-2.0 * k))
         q = np.array(decayed[1])
         common = lost[1] / (1.0 + q) / whole  # C = (1 - q) / (1 - q^(2N))
