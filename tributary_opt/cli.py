@@ -18,6 +18,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 from pydantic import ValidationError
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -332,27 +333,33 @@ def _show(
 def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
     """The first markets' schedules for the middle of the grid."""
     shown = Table(
-        "market",
+        "market, order",
         "strategy",
         "urgency",
-        "order",
         "cost bps",
         "± bps",
         "half-life d",
         title="One order size, a few markets",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    for column in shown.columns[:2]:
-        column.overflow = "fold"  # two strategies begin alike: cut short, they could not be told apart
+    shown.columns[0].overflow = "fold"
+    shown.columns[1].no_wrap = True  # three strategies begin alike: cut or broken, they could not be told apart
+    for column in shown.columns[2:]:
+        column.justify = "right"
     if not len(trajectories):
         return shown
     middle = trajectories["size_ix"].max() // 2
     first = trajectories["market_id"].drop_duplicates().iloc[:3]
     chosen = trajectories[(trajectories["size_ix"] == middle) & trajectories["market_id"].isin(first)]
-    for row in chosen[chosen["horizon_ix"] == 0].to_dict("records"):
-        urgency = "" if pd.isna(row["urgency"]) else f"{row['urgency']:g}"
-        cost, risk = f"{row['expected_cost_bps']:,.1f}", f"{row['cost_sd_bps']:,.1f}"
-        half_life = f"{row['half_life']:.3f}"
-        shown.add_row(row["market_id"], row["strategy"], urgency, f"{row['order_size']:,.6g}", cost, risk, half_life)
+    for (market, _), schedules in chosen[chosen["horizon_ix"] == 0].groupby(["market_id", "token_id"], sort=False):
+        order = f"{schedules['order_size'].iloc[0]:,.6g}"
+        for named, row in zip([market, order, *[""] * len(schedules)], schedules.to_dict("records"), strict=False):
+            urgency = "" if pd.isna(row["urgency"]) else f"{row['urgency']:g}"
+            cost, risk = f"{row['expected_cost_bps']:,.1f}", f"{row['cost_sd_bps']:,.1f}"
+            shown.add_row(named, row["strategy"], urgency, cost, risk, f"{row['half_life']:.3f}")
+        shown.add_section()
     return shown
 
 
