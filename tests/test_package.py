@@ -21,7 +21,8 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import tributary_opt",
+        "from tributary_opt import generate_ac_trajectory",
+        "import tributary_opt; tributary_opt.optimization",
         "import tributary_opt.optimization",
         "from tributary_opt.optimization import closed_form, rule, strategies, trajectory",
         "import tributary_opt as t; t.generate_ac_trajectory(1e3, 9, t.calibrate_ac_params(5e4, 0.02, 0.05, 0.5))",
@@ -31,6 +32,11 @@ def test_numerical_api_needs_numpy_alone(statement: str) -> None:
     modules = loaded_by(statement)
     assert "numpy" in modules
     assert modules.isdisjoint(HEAVY)
+
+
+def test_names_are_loaded_when_they_are_asked_for() -> None:
+    assert loaded_by("import tributary_opt; tributary_opt.__version__").isdisjoint({*HEAVY, "numpy"})
+    assert set(tributary_opt.__all__) <= set(dir(tributary_opt))
 
 
 def test_comparison_loads_pandas_and_nothing_else_heavy() -> None:

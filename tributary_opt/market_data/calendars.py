@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import exchange_calendars
 import numpy as np
-import pandas as pd
-from exchange_calendars.errors import InvalidCalendarName
+
+# A second of imports that markets of 24 hours a day need nothing of: imported where an exchange is asked for.
+if TYPE_CHECKING:
+    import exchange_calendars
 
 ALWAYS_OPEN = "24/7"
 _EARLIEST = date(1990, 1, 1)
+_MAKING = threading.Lock()
+"""Held while a calendar is made: it takes half a second, and threads that ask at once should share one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class TradingCalendar:
         if self._exchange is None:
             start = datetime(day.year, day.month, day.day, tzinfo=UTC)
             return Session(self.code, day, start, start + timedelta(days=1))
-        label = pd.Timestamp(day)
+        label = day.isoformat()
         if not self._exchange.is_session(label):
             return None
         start, end = self._exchange.session_open(label), self._exchange.session_close(label)
@@ -59,7 +64,7 @@ class TradingCalendar:
         """The trading days from `first` to `last`, both included."""
         if self._exchange is None:
             return [first + timedelta(days=i) for i in range((last - first).days + 1)]
-        sessions = self._exchange.sessions_in_range(pd.Timestamp(first), pd.Timestamp(last))
+        sessions = self._exchange.sessions_in_range(first.isoformat(), last.isoformat())
         return [stamp.date() for stamp in sessions]
 
     def last_days(self, as_of: date, n: int) -> list[date]:
@@ -100,6 +105,10 @@ class TradingCalendar:
 
     def hour_of_day(self, stamps: np.ndarray) -> np.ndarray:
         """Hour 0-23 of datetime64 stamps (UTC) on the calendar's own clock."""
+        if self._exchange is None:
+            return np.asarray(stamps).astype("datetime64[h]").astype(np.int64) % 24
+        import pandas as pd
+
         local = pd.DatetimeIndex(stamps).tz_localize("UTC").tz_convert(self.timezone)
         return np.asarray(local.hour, dtype=np.int64)
 
@@ -111,20 +120,20 @@ def _plain(instants: list[datetime]) -> np.ndarray:
 @lru_cache(maxsize=64)
 def trading_calendar(code: str) -> TradingCalendar:
     """The calendar of a code. ValueError for a code nobody knows."""
-    try:
-        return TradingCalendar(code)
-    except InvalidCalendarName:
-        raise ValueError(
-            f"calendar must be '{ALWAYS_OPEN}' or a code of exchange_calendars such as XNYS, got {code!r}"
-        ) from None
+    return TradingCalendar(code)
 
 
-@lru_cache(maxsize=64)
 def _exchange(code: str) -> exchange_calendars.ExchangeCalendar:
-    # Its default range begins 20 years ago; a backfill may want more. Not every calendar reaches 1990.
-    try:
-        return exchange_calendars.get_calendar(code, start=str(_EARLIEST))
-    except InvalidCalendarName:
-        raise
-    except ValueError:
-        return exchange_calendars.get_calendar(code)
+    import exchange_calendars
+    from exchange_calendars.errors import InvalidCalendarName
+
+    with _MAKING:
+        try:
+            # Its default range begins 20 years ago; a backfill may want more. Not every calendar reaches 1990.
+            return exchange_calendars.get_calendar(code, start=str(_EARLIEST))
+        except InvalidCalendarName:
+            raise ValueError(
+                f"calendar must be '{ALWAYS_OPEN}' or a code of exchange_calendars such as XNYS, got {code!r}"
+            ) from None
+        except ValueError:
+            return exchange_calendars.get_calendar(code)

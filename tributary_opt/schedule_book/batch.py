@@ -26,7 +26,7 @@ from tributary_opt.schedule_book.hull import (
     one_risk,
     unfit,
 )
-from tributary_opt.schedule_book.snapshot import ScheduleRefused, Snapshot
+from tributary_opt.schedule_book.snapshot import JUDGED, ScheduleRefused, Snapshot
 from tributary_opt.schedule_book.solving import adds_up, broken
 
 _NO_KIND = -1
@@ -126,7 +126,8 @@ class _Batch:
             except ScheduleRefused as error:
                 said[j] = str(error)
                 continue
-            why = unfit(book, key, min_grade, max_age, now)
+            row = {name: book.column(name)[book.places[key]] for name in JUDGED}
+            why = unfit(book, key, row, min_grade, max_age, now)
             if why is not None:
                 said[j] = why
                 continue

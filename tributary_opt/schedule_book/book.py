@@ -9,17 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.optimization.frontier import efficient_frontier
 from tributary_opt.optimization.problem import Problem, schedule_cost
 from tributary_opt.optimization.trajectory import ExecutionTrajectory, Side
-from tributary_opt.schedule_book import batch
 from tributary_opt.schedule_book.clock import session_of, stamps, trading_hours
+from tributary_opt.schedule_book.from_parquet import of_parquet
 from tributary_opt.schedule_book.grid import BookError, Key
 from tributary_opt.schedule_book.hull import (
     BY_CLOCK,
@@ -37,10 +36,16 @@ from tributary_opt.schedule_book.hull import (
     place_of,
     unfit,
 )
-from tributary_opt.schedule_book.snapshot import ScheduleRefused, Snapshot, of_parquet, of_questdb
+from tributary_opt.schedule_book.snapshot import ScheduleRefused, Snapshot
 from tributary_opt.schedule_book.solving import Order, published, risk_aversion_of, slice_prices, solved
-from tributary_opt.settings import QuestDBServer, Settings
-from tributary_opt.storage.questdb import QuestDB
+
+# Half of the life of a process that looks up one order would be the import of pandas and of a database's clients:
+# they are imported where they are used.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tributary_opt.settings import QuestDBServer, Settings
+    from tributary_opt.storage.questdb import QuestDB
 
 
 class ScheduleBook:
@@ -53,7 +58,7 @@ class ScheduleBook:
         self, load: Callable[[], Snapshot], *, clock: Callable[[], datetime], close: Callable[[], None] = lambda: None
     ):
         self._load, self._clock, self._close = load, clock, close
-        self._snapshot = _ready(load())
+        self._snapshot = load()
         self._loading = threading.Lock()
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
@@ -75,7 +80,8 @@ class ScheduleBook:
         source : path, QuestDBServer, QuestDB or Settings
             Settings stand for the QuestDB they name, or else for their Parquet root.
         refresh_seconds : float, optional
-            Follow new releases in a thread that looks this often. [s]
+            Follow new releases in a thread that looks this often, and that makes the exchanges' calendars before an
+            order needs them; without it the first order of an exchange waits for its own, half a second. [s]
         clock : callable
             What time it is, with a time zone.
 
@@ -84,17 +90,20 @@ class ScheduleBook:
         BookError
             Where there is no release, or none that is whole.
         """
-        if isinstance(source, Settings):
-            source = source.parquet_root if source.questdb is None else source.questdb
-        if isinstance(source, QuestDBServer):
-            db = QuestDB(source)
-            book = cls(lambda: of_questdb(db), clock=clock, close=db.close)
-        elif isinstance(source, QuestDB):
-            given = source
-            book = cls(lambda: of_questdb(given), clock=clock)
-        else:
+        if not isinstance(source, Path | str):
+            from tributary_opt.settings import Settings
+
+            if isinstance(source, Settings):
+                source = source.parquet_root if source.questdb is None else source.questdb
+        if isinstance(source, Path | str):
             root = Path(source)
             book = cls(lambda: of_parquet(root), clock=clock)
+        else:
+            from tributary_opt.schedule_book.from_questdb import of_questdb
+            from tributary_opt.storage.questdb import QuestDB
+
+            db = source if isinstance(source, QuestDB) else QuestDB(source)
+            book = cls(lambda: of_questdb(db), clock=clock, close=db.close if db is not source else lambda: None)
         if refresh_seconds is not None:
             book._follow(refresh_seconds)
         return book
@@ -120,7 +129,7 @@ class ScheduleBook:
     def refresh(self) -> bool:
         """Go over to the current release, if it is another one. On an error the book stays with the one it has."""
         with self._loading:
-            new = _ready(self._load())
+            new = self._load()
             if new.run_id == self._snapshot.run_id and new.published_at == self._snapshot.published_at:
                 return False
             self._snapshot = new
@@ -128,9 +137,11 @@ class ScheduleBook:
 
     def _follow(self, seconds: float) -> None:
         def run() -> None:
+            _make_calendars(self._snapshot)
             while not self._stop.wait(seconds):
                 try:
-                    self.refresh()
+                    if self.refresh():
+                        _make_calendars(self._snapshot)
                     self.refresh_error = None
                 except BookError as error:
                     self.refresh_error = error
@@ -200,6 +211,8 @@ class ScheduleBook:
         Where the market's hours are known they decide about the cost of all (`cost_profile` "volume"), and VWAP and
         Almgren-Chriss in volume time stand among them; otherwise the clock does.
         """
+        import pandas as pd
+
         book = self._snapshot
         kind, value = one_risk({**dict.fromkeys(RISK_KINDS), **risk}, BY_CLOCK)
         assert kind is not None
@@ -302,6 +315,8 @@ class ScheduleBook:
             A row an order, in its order: risk_aversion, horizon, n_steps, expected_cost_bps, remaining, source, run_id,
             and `refused`, the reason, where there is no schedule. All are of one release.
         """
+        from tributary_opt.schedule_book import batch
+
         book = self._snapshot
 
         def single(key: Key, size: float, horizon: float | None, kind: str | None, value: Any) -> ExecutionTrajectory:
@@ -356,7 +371,8 @@ class ScheduleBook:
     ) -> Place:
         key = key_of(book, market_id, token_id)
         now = self._clock()
-        said = unfit(book, key, min_grade, max_age, now if start is None else max(now, start))
+        when = now if start is None else max(now, start)
+        said = unfit(book, key, book.parameters(key), min_grade, max_age, when)
         if said is not None:
             raise ScheduleRefused(said)
         return place_of(book, key, book.market(key), order_size, horizon)
@@ -391,12 +407,12 @@ def resolve(book: ScheduleBook, market_id: str, token_id: str | None) -> tuple[S
     return snapshot, key_of(snapshot, market_id, token_id)
 
 
-def _ready(snapshot: Snapshot) -> Snapshot:
-    """With its calendars at hand: an exchange's takes half a second to make, which no order should wait for."""
-    for code in set(snapshot.column("calendar").tolist()):
-        with contextlib.suppress(ValueError):  # nobody knows it: said to who asks for its market
-            trading_calendar(code)
-    return snapshot
+def _make_calendars(snapshot: Snapshot) -> None:
+    """Those of all markets, so that no order waits for one. What is wrong with one is said to who asks for it."""
+    with contextlib.suppress(BookError):
+        for code in set(snapshot.column("calendar").tolist()):
+            with contextlib.suppress(ValueError):
+                trading_calendar(code)
 
 
 def _order(

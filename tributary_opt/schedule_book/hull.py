@@ -96,10 +96,11 @@ def one_risk(given: Mapping[str, Any], strategy: str) -> tuple[str | None, Any]:
 
 def key_of(book: Snapshot, market_id: str, token_id: str | None) -> Key:
     """The market and token that are meant, or a refusal that names those there are."""
-    tokens = book.tokens.get(market_id)
-    if tokens is None:
-        near = difflib.get_close_matches(str(market_id), book.tokens, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(map(repr, near))}" if near else f"; the release has {len(book.tokens)} markets"
+    tokens = book.tokens(market_id) if isinstance(market_id, str) else []
+    if not tokens:
+        there = book.market_ids
+        near = difflib.get_close_matches(str(market_id), there, n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(map(repr, near))}" if near else f"; the release has {len(there)} markets"
         raise ScheduleRefused(f"no market {market_id!r} in run {book.run_id}{hint}")
     if token_id is None:
         if len(tokens) > 1:
@@ -117,19 +118,22 @@ def grade_index(grade: str) -> int:
     return GRADES.index(grade)
 
 
-def unfit(book: Snapshot, key: Key, min_grade: str, max_age: float, now: datetime) -> str | None:
-    """Why a market's parameters are not to be used, or None. A grade that is not known is the worst."""
+def unfit(
+    book: Snapshot, key: Key, row: Mapping[str, Any], min_grade: str, max_age: float, now: datetime
+) -> str | None:
+    """Why a market's parameters are not to be used, by what is `JUDGED` of its row, or None.
+
+    A grade that is not known is the worst.
+    """
     worst = grade_index(min_grade)
-    at, name = book.places[key], f"market {key[0]!r}, token {key[1]!r}"
-    if book.column("status")[at] != "ok":
-        row = book.parameters(key)
+    name, grade = f"market {key[0]!r}, token {key[1]!r}", row["grade"]
+    if row["status"] != "ok":
         return f"{name} was refused: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
-    grade = book.column("grade")[at]
     if grade not in GRADES and worst < len(GRADES) - 1:
         return f"{name} has no grade, as in releases of older versions; min_grade='D' would take it"
     if grade in GRADES and GRADES.index(grade) > worst:
         return f"{name} has grade {grade}, below min_grade {min_grade}; min_grade={grade!r} would take it"
-    age = trading_hours(book.column("calendar")[at], book.as_of, now)
+    age = trading_hours(row["calendar"], book.as_of, now)
     if not age <= max_age:
         return (
             f"run {book.run_id} as of {book.as_of} is {age:.1f} h of trading old, more than max_age {max_age:g} h: "

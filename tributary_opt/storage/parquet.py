@@ -27,6 +27,9 @@ STAGING = ".staging"
 REPORTS = "reports"
 """Folder of the HTML reports, beside those of the tables."""
 _MARKETS_PER_ROW_GROUP = 100
+_PARAMETERS_PER_ROW_GROUP = 500
+"""Of a table with a row a market: each of its many columns stands in the footer once for every row group, and a reader
+reads the footer first."""
 
 
 def release_file(table: schema.Table, as_of: date, run_id: str) -> Path:
@@ -37,7 +40,7 @@ def release_file(table: schema.Table, as_of: date, run_id: str) -> Path:
 def write_release_file(root: Path, table: schema.Table, rows: pa.Table, as_of: date, run_id: str) -> Path:
     """Write one table of a release: to a staging name, to the disk, then by a rename. Returns the path below the root.
 
-    `rows` are sorted by market; a row group is a hundred markets, none of them cut in two, so that a lookup reads one.
+    `rows` are sorted by market; a row group is some hundred markets, none of them cut in two: a lookup reads one.
     Doubles are not dictionary-encoded (bigger than raw, and five times slower). Every page has a checksum: a byte that
     turned on the disk is found by those who read it, and is no other number.
     """
@@ -57,7 +60,8 @@ def write_release_file(root: Path, table: schema.Table, rows: pa.Table, as_of: d
             write_page_checksum=True,
         ) as writer,
     ):
-        for start, stop in _row_groups(rows):
+        n_markets = _PARAMETERS_PER_ROW_GROUP if table is schema.PARAMETERS else _MARKETS_PER_ROW_GROUP
+        for start, stop in _row_groups(rows, n_markets):
             writer.write_table(rows.slice(start, stop - start), row_group_size=stop - start)
     return target.relative_to(root)
 
@@ -137,12 +141,12 @@ def _in_todays_schema(table: schema.Table, rows: pa.Table) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
-def _row_groups(rows: pa.Table) -> list[tuple[int, int]]:
+def _row_groups(rows: pa.Table, n_markets: int) -> list[tuple[int, int]]:
     """First row and end of each row group."""
     if not rows.num_rows:
         return []
     market = rows["market_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    firsts = np.flatnonzero(np.diff(market, prepend=-1))[::_MARKETS_PER_ROW_GROUP].tolist()
+    firsts = np.flatnonzero(np.diff(market, prepend=-1))[::n_markets].tolist()
     return list(zip(firsts, [*firsts[1:], rows.num_rows], strict=True))
 
 
