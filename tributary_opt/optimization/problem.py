@@ -351,13 +351,16 @@ def _cost_of_steps(
 
 
 def _power(traded: FloatArray, k: FloatArray) -> FloatArray:
-    """n^(1+k), the square where k = 1: the branch depends on a problem's own k, never on its neighbours'."""
-    linear = k == 1.0
+    """n^(1+k) in place, the square where k = 1: the branch depends on a problem's own k, never on its neighbours'."""
+    linear = (k == 1.0).ravel()
     if linear.all():
-        return traded * traded
-    exponents = np.ascontiguousarray(np.broadcast_to(1.0 + k, traded.shape))
-    powers = np.power(traded, exponents)
-    return np.where(linear, traded * traded, powers) if linear.any() else powers
+        return np.multiply(traded, traded, out=traded)
+    rows, exponent = traded.reshape(len(traded), -1), (1.0 + k).ravel()
+    squares = np.square(rows[:, linear])
+    for row in rows:
+        np.power(row, exponent, out=row)
+    rows[:, linear] = squares
+    return traded
 
 
 def _steps_first(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -6,6 +6,7 @@ optimality conditions give every slice backward, x_0 rises with θ, and `Search`
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from tributary_opt.optimization.closed_form import FloatArray
 if TYPE_CHECKING:
     from tributary_opt.optimization.solver import _Chunk
 
-__all__ = ["CLOSE", "NEGLIGIBLE", "NOTHING", "Search", "Shot", "closed_sum"]
+__all__ = ["NEGLIGIBLE", "NOTHING", "Search", "Shot", "closed_sum", "finish", "put_together"]
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
@@ -27,7 +28,9 @@ NEGLIGIBLE = 1e-290
 _OVERSHOOT = 1e60
 _STEEPEST = 1e290
 # |x_0/X - 1| at which one linear step of every slice finishes the problem: what it leaves is the square of this.
-CLOSE = 1e-9
+CLOSE = 1e-7
+# A slice that this step would change by more than this share of itself takes another sweep first.
+_LINEAR = 3e-7
 # Neighbouring doubles of log p change a slice by less than this share of it: more, and its price is not resolved.
 _RESOLVED = 1e-12
 # A slice at the floor's price, 1e-290 of the order or so, is one that does not trade.
@@ -112,7 +115,7 @@ class Shot:
         self.one_spread = chunk.one_spread or not self.dearer.any()
         self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
         self.bent = bool(chunk.paper[rows].any())
-        self.riskless = riskless
+        self.riskless, self.room = riskless, chunk.room[rows]
         self.capped = bool(self.cap.min() < np.inf)
         self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
         self.late = self.anew = False
@@ -167,12 +170,34 @@ class Shot:
             return self.k * np.log(middle) - np.log(ease)
 
     def first_guess(self) -> FloatArray:
-        """The level at which the slices add up to the order without risk, caps and differing spreads."""
-        each = np.power(self.ease, np.ascontiguousarray(np.broadcast_to(self.inverse_k, self.ease.shape)))
-        total = np.zeros(len(self.k))
-        for row in each:
-            total = total + row
-        return -self.k * np.log(total)
+        """A level near which x_0 is the order; without risk and caps the one at which it is."""
+        if self.riskless:
+            each = np.power(self.ease, np.ascontiguousarray(np.broadcast_to(self.inverse_k, self.ease.shape)))
+            return -self.k * np.log(_sum(each))
+        return np.maximum(self._guess_of_means(), self.floor())
+
+    def _guess_of_means(self) -> FloatArray:
+        """The level of the mean coefficients in continuous time.
+
+        At the end of the horizon the rate, over that of TWAP, is u / sinh_k(u) with u = T/T* and nearly
+
+            sinh_k(u) = (e(u) - e(-u)) / 2,  e(u) = (1 + βu)^((1 + β)/β),  β = (1 - k)/(1 + k),
+
+        which is sinh for k = 1. A cap of R times TWAP's rate binds until x_0 (R/u)^((1+k)/2) is left or so, from where
+        the rest of the order is done in the rest of the time.
+        """
+        k, n, beta = self.k, len(self.ease), np.maximum(self.pole, 1e-9)
+        ease = _sum(self.ease) / n
+        pace = ease * (_sum(self.twice_risk) / n) * (1.0 + k) / (2.0 * k)  # (τ/T*)^(1+k)
+        urgency = n * np.power(np.maximum(pace, NEGLIGIBLE), 1.0 / (1.0 + k))
+        rest = np.minimum(np.power(self.room / urgency, 0.5 * (1.0 + k)), 1.0)
+        time = 1.0 - (1.0 - rest) / self.room
+        urgency = urgency * time * np.power(rest, self.pole)
+        growth = (1.0 + beta) / beta
+        rise = growth * np.log1p(beta * urgency)
+        fall = growth * np.log1p(-np.minimum(beta * urgency, 1.0 - 1e-15))
+        rate = np.log(2.0 * urgency) - rise - np.log(-np.expm1(fall - rise))
+        return np.asarray(k * (rate + np.log(rest / time) - np.log(n)) - np.log(ease))
 
     def floor(self) -> FloatArray:
         """The level at which no slice is above 1e-290 of the order."""
@@ -271,49 +296,69 @@ class Shot:
             (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
         )
 
-    def ends(self, rows: IntArray, error: FloatArray, slope: FloatArray) -> _Ends:
-        """The paths of some, near the end of the search."""
-        if len(rows) == len(self.k):
-            path, slopes, cap = self.whole_path(), self.slopes, self.cap
-        else:
-            path, slopes, cap = (np.take(a, rows, axis=1) for a in (self.path, self.slopes, self.cap))
-            if self.tail.size:
-                path += np.take(self.tail, rows, axis=1)
-        return _Ends(rows, path, slopes, cap, error[rows], slope[rows])
+    def near(self, error: FloatArray, slope: FloatArray) -> Near:
+        """The paths that nearly add up to the order."""
+        rows = np.flatnonzero(np.abs(error) <= CLOSE)
+        path, slopes, cap = self.whole_path(), self.slopes, self.cap
+        if len(rows) < len(error):
+            path, slopes, cap = (np.take(a, rows, axis=1) for a in (path, slopes, cap))
+            error, slope = error[rows], slope[rows]
+        step = slopes * (np.abs(error) / np.where(slope > 0, slope, 1.0))
+        longest = path * _LINEAR
+        bent = (step > longest).any(axis=0)
+        if self.capped:
+            np.subtract(cap, path, out=longest)
+            bent |= (step > longest).any(axis=0) & (error < 0)
+        return Near(rows, path, slopes, slope, np.asarray(~bent))
 
 
-class _Ends:
+@dataclass(frozen=True)
+class Near:
     """Paths that nearly add up to the order, with their derivatives."""
 
-    def __init__(
-        self,
-        rows: IntArray,
-        path: FloatArray,
-        slopes: FloatArray,
-        cap: FloatArray,
-        error: FloatArray,
-        slope: FloatArray,
-    ) -> None:
-        self.rows, self.path, self.slopes, self.cap, self.slope = rows, path, slopes, cap, slope
-        after = slopes * (error / np.where(slope > 0, slope, 1.0))
-        np.subtract(path, after, out=after)
-        #: Where the finishing step would carry a slice across its cap or below 0.
-        self.crossing = (after > cap).any(axis=0) | (after.min(axis=0) < 0)
+    rows: IntArray  # which they are
+    path: FloatArray
+    slopes: FloatArray
+    slope: FloatArray
+    straight: BoolArray  # whether one linear step of every slice finishes it: none meets its cap or bends on the way
 
-    def finish(self, which: BoolArray) -> FloatArray:
-        """The paths of some, moved onto Σ = 1 along their own derivatives."""
-        path, slopes, cap, slope = self.path, self.slopes, self.cap, self.slope
-        if not which.all():
-            path, slopes, cap = (np.compress(which, a, axis=1) for a in (path, slopes, cap))
-            slope = slope[which]
-        path = path + slopes * _missing(path, slope)
-        np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
-        return closed_sum(path, np.where(path < cap, path, 0.0), 1)
+    def some(self, which: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Path, derivatives and their sum."""
+        if which.all():
+            return self.path, self.slopes, self.slope
+        return np.compress(which, self.path, axis=1), np.compress(which, self.slopes, axis=1), self.slope[which]
+
+
+def finish(path: FloatArray, slopes: FloatArray, slope: FloatArray, cap: FloatArray) -> FloatArray:
+    """Move paths onto Σ = 1 along their derivatives, which are overwritten."""
+    path = path + np.multiply(slopes, _missing(path, slope), out=slopes)
+    np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
+    return closed_sum(path, np.where(path < cap, path, 0.0), 1)
+
+
+def put_together(found: list[tuple[IntArray, FloatArray, FloatArray, FloatArray]], cap: FloatArray) -> FloatArray:
+    """All paths found, each with its place, finished in one go: NaN where none was found."""
+    count = cap.shape[1]
+    nothing = np.full((len(cap), 1), np.nan)
+    place, path, slopes, slope = zip(*found, (np.zeros(0, dtype=np.intp), nothing, nothing, np.ones(1)), strict=True)
+    order, back = np.concatenate(place), np.full(count, -1)
+    back[order] = np.arange(len(order))
+    room = np.take(cap, np.append(order, 0), axis=1)
+    whole = finish(np.concatenate(path, axis=1), np.concatenate(slopes, axis=1), np.concatenate(slope), room)
+    return np.take(whole, back, axis=1)
 
 
 def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
     high, low = _exact_sum(path)
     return np.where(slope > 0, ((1.0 - high) - low) / np.where(slope > 0, slope, 1.0), 0.0)
+
+
+def _sum(rows: FloatArray) -> FloatArray:
+    """Sum over the first axis in a fixed order."""
+    total = np.zeros(rows.shape[1])
+    for row in rows:
+        np.add(total, row, out=total)
+    return total
 
 
 def closed_sum(parts: FloatArray, free: FloatArray, times: int = 2) -> FloatArray:
