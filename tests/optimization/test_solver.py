@@ -272,6 +272,14 @@ def test_beyond_convexity_and_without_room_are_statuses() -> None:
     assert solve(market_problem(60_000.0, 0.01, gamma=0.01, cap=5_000.0, **law)).status == SolveStatus.INFEASIBLE
 
 
+@pytest.mark.parametrize(("kind", "most"), [("power law", 5), ("power law, capped", 6), ("linear, capped", 7)])
+def test_search_begins_near_its_end(kind: str, most: float) -> None:
+    """Sweeps are what a schedule costs; 8 is the most that they may be on average."""
+    problems = random_problems(np.random.default_rng(11), 500, 48, **KINDS[kind])
+    sweeps = solve(problems).sweeps
+    assert sweeps[sweeps > 0].mean() <= most
+
+
 @pytest.mark.parametrize("kind", ["power law, capped", "everything", "no risk"])
 def test_search_stopped_by_its_limit_refuses_that_problem_alone(kind: str) -> None:
     problems = random_problems(np.random.default_rng(11), 200, 6, **KINDS[kind])

@@ -170,11 +170,13 @@ class Shot:
             return self.k * np.log(middle) - np.log(ease)
 
     def first_guess(self) -> FloatArray:
-        """A level near which x_0 is the order; without risk and caps the one at which it is."""
-        if self.riskless:
+        """A level near which x_0 is the order; without risk, caps and differing spreads the one at which it is."""
+        means = np.zeros(len(self.k), dtype=bool) if self.riskless else ~self.dearer.any(axis=0)
+        guess = np.maximum(self._guess_of_means(), self.floor()) if means.any() else self.floor()
+        if not means.all():
             each = np.power(self.ease, np.ascontiguousarray(np.broadcast_to(self.inverse_k, self.ease.shape)))
-            return -self.k * np.log(_sum(each))
-        return np.maximum(self._guess_of_means(), self.floor())
+            guess = np.where(means, guess, -self.k * np.log(_sum(each)))
+        return guess
 
     def _guess_of_means(self) -> FloatArray:
         """The level of the mean coefficients in continuous time.

@@ -297,7 +297,9 @@ class _Chunk:
         self.size = np.where(good, own.order_size, 1.0)
         self.k = np.where(good, own.exponent, 1.0)
         lam, gamma = np.where(good, own.risk_aversion, 0.0), np.where(good, own.gamma, 0.0)
-        impact, sd, spread, self.cap = (steps_first(a) for a in (own.impact, own.slice_sd, own.spread, own.cap))
+        impact, sd, self.cap = (steps_first(a) for a in (own.impact, own.slice_sd, own.cap))
+        self.one_spread = own.spread.strides[-1] == 0
+        spread = np.broadcast_to(own.spread[:, 0], impact.shape) if self.one_spread else steps_first(own.spread)
         # What costing needs, as given; what the solver works on is a copy where it differs.
         self._costs = impact, spread, sd
         if not good.all():
@@ -341,7 +343,6 @@ class _Chunk:
                     np.add(room, np.minimum(row, 1.0, out=share), out=room)
                 self.fraction[self.fraction >= 1] = np.inf
             unit = reference * np.power(self.size, self.k)
-            self.one_spread = own.spread.strides[-1] == 0
             self.dearer = np.broadcast_to(0.0, self.cap.shape)
             if not self.one_spread:
                 dearer = spread - np.where(tradable, spread, np.inf).min(axis=0)
