@@ -37,7 +37,7 @@ pytestmark = pytest.mark.questdb
 
 
 def test_night_reads_a_day_once_and_the_next_night_reads_the_new_day_only(db: QuestDB) -> None:
-    first, last = date(2024, 2, 1), date(2024, 3, 1)
+    first, last = date(2024, 2, 20), date(2024, 3, 1)
     span = pd.date_range(first, last, freq="D")
     load(
         db,
@@ -46,22 +46,22 @@ def test_night_reads_a_day_once_and_the_next_night_reads_the_new_day_only(db: Qu
     )
     spy = Spy(db)
     days = market_days(db, source=spy)
-    assert observe(days, last, 30) == [d.date() for d in span]
+    assert observe(days, last, len(span)) == [d.date() for d in span]
     spy.asked.clear()
-    assert observe(days, last, 30) == []
+    assert observe(days, last, len(span)) == []
     assert spy.asked == []  # a night that knows its window asks for no tick
 
-    # What a night with 30 days behind it reads is what one with a single day behind it does: the new day.
+    # What a night with ten days behind it reads is what one with a single day behind it does: the new day.
     new = date(2024, 3, 2)
     send(db, "trades", [trade(at(new, "12:00:00"), "M", 10.0, 1.0)])
-    assert observe(days, new, 30) == [new]
+    assert observe(days, new, len(span)) == [new]
     assert [(query, day) for query, day in spy.asked if day != new] == []
-    behind_thirty = len(spy.asked)
+    behind_ten = len(spy.asked)
     clear_market_days(db)
     observe(days, date(2024, 3, 1), 1)
     spy.asked.clear()
     assert observe(days, new, 2) == [new]
-    assert behind_thirty == len(spy.asked)
+    assert behind_ten == len(spy.asked)
 
 
 @pytest.fixture
