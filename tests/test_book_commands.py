@@ -164,10 +164,53 @@ def test_error_is_one_line_with_the_remedy(root: Path, words: tuple[str, ...], s
     assert found.stdout == ""
 
 
-def test_wrong_words_and_no_release_have_their_exit_codes(root: Path, tmp_path: Path) -> None:
-    assert run(root, "schedule", "ALPHA").exit_code == 2
+def test_no_release_has_its_exit_code(tmp_path: Path) -> None:
     missing = run(tmp_path, "markets")
     assert (missing.exit_code, "current.json is missing" in missing.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nonsense", "No such command 'nonsense': see tributary-opt --help"),
+        ("--loud", "No such option: --loud"),
+        ("schedule ALPHA", "Missing argument"),
+        ("schedule ALPHA ten", "number"),
+        ("schedule ALPHA 1 --urgencyy 1", "--urgency): see tributary-opt schedule --help"),
+        ("runs --limit 0", "--limit"),
+        ("load /nowhere --table trades", "/nowhere"),
+        ("load pyproject.toml --table shares", "'trades', 'orderbook_snapshots', 'markets'"),
+    ],
+)
+def test_wrong_words_are_one_line_with_the_remedy_and_exit_code_2(words: str, said: str) -> None:
+    found = CliRunner().invoke(app, words.split(), prog_name="tributary-opt")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.startswith("refused: ")
+    assert said in found.stderr
+    assert re.search(r": see tributary-opt.* --help$", found.stderr.strip())
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_json_and_csv_at_once_are_wrong_words(root: Path) -> None:
+    both = run(root, "markets", "--json", "--csv")
+    assert (both.exit_code, len(both.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_no_words_at_all_are_answered_with_the_commands() -> None:
+    found = CliRunner().invoke(app, [])
+    assert found.exit_code == 0
+    assert all(name in found.stdout for name in ("night", "markets", "explain"))
+
+
+@pytest.mark.parametrize("words", ["--help", "schedule --help", "version", "nonsense"])
+def test_help_waits_for_nothing_heavy(words: str) -> None:
+    code = "import sys\nfrom tributary_opt.cli import app\ntry:\n    app()\nfinally:\n    print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "typer" in loaded
+    assert loaded.isdisjoint(
+        {"numpy", "pandas", "pyarrow", "psycopg", "questdb", "exchange_calendars", "pydantic_settings"}
+    )
 
 
 def test_shell_completes_commands_and_market_ids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,60 +1,67 @@
 """The command line: `tributary-opt …`.
 
 Errors are one line with the way out. Exit codes: 0 done, 1 refused or failed, 2 wrong words, 3 a check failed.
+
+What a command needs is imported when it is run: a shell that completes a word, or a person who asks for help, should
+not wait for pandas, calendars and the clients of a database.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
-from pydantic import ValidationError
-from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 import tributary_opt
-from tributary_opt import cli_book, schema
-from tributary_opt.market_data.source import SourceError
-from tributary_opt.night import Choices, NightError, open_night, run_night
-from tributary_opt.settings import Retention, Settings
-from tributary_opt.storage.embedded import EmbeddedServerError
-from tributary_opt.storage.load import load_file
-from tributary_opt.storage.questdb import QuestDBQueryError, ServerUnavailable, TableSuspended
-from tributary_opt.storage.releases import ReleaseError
-from tributary_opt.storage.shapes import SchemaMismatch
+from tributary_opt import cli_book
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tributary_opt.settings import Settings
+
+_WrongWords: Any = typer.BadParameter.__base__
+"""What typer, by whatever version of click it carries, raises for words that it does not understand."""
+
+
+class _Commands(TyperGroup):
+    """Wrong words, too, are said in one line."""
+
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **more: Any) -> Any:  # type: ignore[override]
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **more)
+        try:
+            sys.exit(super().main(args, standalone_mode=False, **more) or 0)
+        except _WrongWords as error:
+            asked = error.ctx.command_path if error.ctx is not None else "tributary-opt"
+            said = " ".join(error.format_message().split()).rstrip(".")
+            _refuse(f"{said}: see {asked} --help")
+            sys.exit(2)
+        except typer.Abort:
+            sys.exit(1)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 _out = Console()
 _err = Console(stderr=True)
-
-_REFUSALS = (
-    NightError,
-    SourceError,
-    ReleaseError,
-    EmbeddedServerError,
-    SchemaMismatch,
-    TableSuspended,
-    ServerUnavailable,
-    QuestDBQueryError,
-    ValueError,
-    FileNotFoundError,
-)
 
 
 class SourceName(StrEnum):
@@ -67,9 +74,15 @@ class SourceName(StrEnum):
 
 @app.callback()
 def main(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens, line by line.")] = False,
 ) -> None:
     """Nightly Almgren-Chriss calibration and execution schedules for markets recorded in QuestDB."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        return
+    from rich.logging import RichHandler
+
     handler = RichHandler(console=_err, show_path=False, omit_repeated_times=False)
     handler.setLevel(logging.INFO if verbose else logging.WARNING)  # flows set their loggers' levels for Prefect's UI
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
@@ -93,6 +106,8 @@ def night(
 ) -> None:
     """Run one night in this process, without a Prefect server."""
     with _refusals(), _progress() as progress:
+        from tributary_opt.night import Choices, run_night
+
         settings = _settings()
         chosen = Choices(markets=tuple(m for m in markets.split(",") if m))
         day = as_of.date() if as_of else None
@@ -166,6 +181,9 @@ def load(
     """Load files into QuestDB. Columns are checked first; the same file twice does not double."""
     shown = Table("file", "rows in file", "new", "already there", "stamped in the future", "remarks")
     with _refusals(), _progress() as progress:
+        from tributary_opt.night import open_night
+        from tributary_opt.storage.load import load_file
+
         settings = _settings()
         with open_night(settings) as opened:
             for path in files:
@@ -209,6 +227,8 @@ def check() -> None:
 @app.command()
 def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20) -> None:
     """List the newest runs, and which one is current."""
+    from tributary_opt.night import open_night
+
     with _refusals(), _err.status("reading the runs"), open_night(_settings()) as opened:
         opened.prepare_tables()
         listed = opened.releases.runs(limit)
@@ -233,6 +253,8 @@ def runs(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, n
 @app.command()
 def rollback(run_id: Annotated[str, typer.Argument(help="A complete run, from `tributary-opt runs`.")]) -> None:
     """Make an earlier run current again."""
+    from tributary_opt.night import open_night
+
     with _refusals(), _err.status("verifying the run's rows"), open_night(_settings()) as opened:
         opened.prepare_tables()
         pointer = opened.releases.rollback(run_id)
@@ -246,6 +268,9 @@ def maintenance(
     trajectory_nights: Annotated[int, typer.Option(min=1, help="Nights whose trajectories and reports are kept.")] = 30,
 ) -> None:
     """Sweep old trajectories and what killed runs left behind."""
+    from tributary_opt.night import open_night
+    from tributary_opt.settings import Retention
+
     with _refusals(), _err.status("looking for what can go"), open_night(_settings()) as opened:
         opened.prepare_tables()
         retention = Retention(trajectory_nights=trajectory_nights)
@@ -269,6 +294,10 @@ def version() -> None:
 
 
 def _settings() -> Settings:
+    from pydantic import ValidationError
+
+    from tributary_opt.settings import Settings
+
     try:
         return Settings()
     except ValidationError as error:
@@ -282,23 +311,42 @@ def _refusals() -> Iterator[None]:
     """What we refuse is said in one line; anything else is a fault of ours and keeps its traceback."""
     try:
         yield
-    except _REFUSALS as error:
-        _err.print(f"[red]refused:[/] {type(error).__name__}: ", end="")
-        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    except (ValueError, FileNotFoundError) as error:
+        _refuse(f"{type(error).__name__}: {error}")
         raise typer.Exit(1) from None
+    except Exception as error:
+        if not isinstance(error, _refused_by_rooms()):
+            raise
+        _refuse(f"{type(error).__name__}: {error}")
+        raise typer.Exit(1) from None
+
+
+def _refuse(said: str) -> None:
+    _err.print("[red]refused:[/] ", end="")
+    _err.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _refused_by_rooms() -> tuple[type[Exception], ...]:
+    """What the rooms refuse with, beside ValueError; whoever raised one of them has imported most of this."""
+    from tributary_opt.market_data.source import SourceError
+    from tributary_opt.night import NightError
+    from tributary_opt.storage.embedded import EmbeddedServerError
+    from tributary_opt.storage.questdb import QuestDBQueryError, ServerUnavailable, TableSuspended
+    from tributary_opt.storage.releases import ReleaseError
+    from tributary_opt.storage.shapes import SchemaMismatch
+
+    found = (NightError, SourceError, ReleaseError, EmbeddedServerError, SchemaMismatch, TableSuspended)
+    return (*found, ServerUnavailable, QuestDBQueryError)
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    words, bar, counts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    columns = (SpinnerColumn(), words, bar, counts, TimeElapsedColumn())
     with Progress(*columns, console=_err) as bars:
-        tasks: dict[str, TaskID] = {}
+        tasks: dict[str, Any] = {}
 
         def show(step: str, done: int, total: int | None) -> None:
             if step not in tasks:
@@ -313,6 +361,8 @@ def _show(
     settings: Settings, title: str, parameters: pd.DataFrame, trajectories: pd.DataFrame, *, outcome: str | None
 ) -> None:
     """A night's outcome: what was published, what was refused, where it lies. `outcome` None: nothing was written."""
+    from tributary_opt import schema
+
     ok = parameters["status"] == "ok"
     shown = Table("what", "rows", "of which", title=title)
     shown.add_row("markets", f"{len(parameters):,}", f"{ok.sum():,} ok, {(~ok).sum():,} refused")
@@ -332,6 +382,8 @@ def _show(
 
 def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
     """The first markets' schedules for the middle of the grid."""
+    from rich import box
+
     shown = Table(
         "market, order",
         "strategy",
@@ -356,7 +408,7 @@ def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
     for (market, _), schedules in chosen[chosen["horizon_ix"] == 0].groupby(["market_id", "token_id"], sort=False):
         order = f"{schedules['order_size'].iloc[0]:,.6g}"
         for named, row in zip([market, order, *[""] * len(schedules)], schedules.to_dict("records"), strict=False):
-            urgency = "" if pd.isna(row["urgency"]) else f"{row['urgency']:g}"
+            urgency = "" if math.isnan(row["urgency"]) else f"{row['urgency']:g}"
             cost, risk = f"{row['expected_cost_bps']:,.1f}", f"{row['cost_sd_bps']:,.1f}"
             shown.add_row(named, row["strategy"], urgency, cost, risk, f"{row['half_life']:.3f}")
         shown.add_section()

@@ -12,20 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from tributary_opt.schedule_book import BookError, ScheduleBook
-from tributary_opt.schedule_book.evidence import explain as evidence
-from tributary_opt.schedule_book.hull import BY_CLOCK, FIXED, OPTIMAL
-from tributary_opt.settings import Settings
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tributary_opt.schedule_book import ScheduleBook
 
 _out = Console()
 _err = Console(stderr=True)
@@ -43,11 +41,12 @@ _HalfLife = Annotated[float | None, typer.Option(help="Time at which half of the
 _DecayTime = Annotated[float | None, typer.Option(help="1/kappa [day].")]
 _Budget = Annotated[float | None, typer.Option("--cost-budget-bps", help="Expected cost [bps of arrival notional].")]
 _DoneBy = Annotated[tuple[float, float] | None, typer.Option(help="Share, and the time [day] at which it is done.")]
+_USUAL = "almgren_chriss"
 _Strategy = Annotated[
     str,
     typer.Option(
         help="almgren_chriss, almgren_chriss_volume_time, almgren_chriss_capped, twap, vwap or market_order.",
-        autocompletion=lambda incomplete: [name for name in (*OPTIMAL, *FIXED) if name.startswith(incomplete)],
+        autocompletion=lambda incomplete: complete_strategy(incomplete),
     ),
 ]
 
@@ -73,11 +72,16 @@ _FRONTIER_SHOWN = ("urgency", "expected_cost_bps", "cost_sd_bps", "lvar_bps", "f
 
 def complete_market(incomplete: str) -> list[str]:
     """Market ids of the current release, for the shell."""
-    with contextlib.suppress(Exception):  # a shell that is completing has no place for a message
-        with ScheduleBook.open(Settings()) as book:
-            ids = book.parameters()["market_id"].unique()
-        return [name for name in ids if name.startswith(incomplete)]
+    with contextlib.suppress(Exception), _book(None) as book:  # a shell that is completing has no place for a message
+        return [name for name in book.market_ids() if name.startswith(incomplete)]
     return []
+
+
+def complete_strategy(incomplete: str) -> list[str]:
+    """Names of strategies, for the shell."""
+    from tributary_opt.schedule_book.hull import FIXED, OPTIMAL
+
+    return [name for name in (*OPTIMAL, *FIXED) if name.startswith(incomplete)]
 
 
 _Market = Annotated[str, typer.Argument(help="Market id.", autocompletion=complete_market)]
@@ -104,7 +108,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
         market: _Market,
         order_size: _Size,
         token: _Token = None,
-        strategy: _Strategy = BY_CLOCK,
+        strategy: _Strategy = _USUAL,
         urgency: _Urgency = None,
         risk_aversion: _Lambda = None,
         half_life: _HalfLife = None,
@@ -143,6 +147,8 @@ def register(app: typer.Typer, refusals: Any) -> None:
                 min_grade=min_grade,
                 max_age=max_age,
             )
+        import pandas as pd
+
         slices = pd.DataFrame(
             {
                 "time": t.timestamps[:-1],
@@ -170,7 +176,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
         market: _Market,
         order_size: _Size,
         token: _Token = None,
-        strategy: _Strategy = BY_CLOCK,
+        strategy: _Strategy = _USUAL,
         horizon: _Horizon = None,
         points: Annotated[int, typer.Option(min=2, max=1_000, help="Points beside TWAP.")] = 20,
         min_grade: _MinGrade = "C",
@@ -225,6 +231,8 @@ def register(app: typer.Typer, refusals: Any) -> None:
     ) -> None:
         """Why these numbers: source rows, statistics, parameters, kappa, cost, and the run before."""
         with refusals(), _book(root) as book:
+            from tributary_opt.schedule_book.evidence import explain as evidence
+
             found = evidence(book, market, token)
         if as_json or as_csv or not sys.stdout.isatty():
             _show(found, as_json, as_csv)
@@ -234,6 +242,9 @@ def register(app: typer.Typer, refusals: Any) -> None:
 
 @contextlib.contextmanager
 def _book(root: Path | None) -> Iterator[ScheduleBook]:
+    from tributary_opt.schedule_book import BookError, ScheduleBook
+    from tributary_opt.settings import Settings
+
     try:
         book = ScheduleBook.open(Settings() if root is None else root)
     except BookError as error:
@@ -280,7 +291,7 @@ def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mappin
         if room < 0 and place:
             chosen = chosen[:place]
             break
-        number = pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool
+        number = frame[name].dtype.kind in "iuf"
         shown.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in frame[chosen].itertuples(index=False):
         shown.add_row(*(escape(_text(value)) for value in row))
@@ -310,7 +321,7 @@ def _explain(market: str, found: pd.DataFrame) -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+    if value is None or value != value:  # NaN and NaT
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".")

@@ -156,6 +156,10 @@ class ScheduleBook:
         frame: pd.DataFrame = self._snapshot.read(None).to_pandas()
         return frame
 
+    def market_ids(self) -> list[str]:
+        """Every market of the release, refused ones too."""
+        return self._snapshot.market_ids
+
     def markets(self, search: str = "", min_grade: str | None = None) -> pd.DataFrame:
         """Markets whose id contains `search`, with status, grade and the figures people ask for first."""
         names = ["market_id", "token_id", "status", "reason", "grade", "method", "kind", "calendar", "price", "adv"]
