@@ -67,15 +67,24 @@ def test_frontier_and_compare_give_a_row_a_point(root: Path) -> None:
 
 def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Path) -> None:
     publish(tmp_path, "0" * 16, date(2026, 3, 2), markets=(market("ALPHA", sigma=0.8),))
-    publish(tmp_path)
+    walked = {"walk_size": 40.0, "walk_cost": 0.012, "walk_half_spreads": 1.2, "cost_walk_bps": 2.4}
+    publish(tmp_path, markets=(market("ALPHA", **walked),))
     found = pd.DataFrame(json.loads(run(tmp_path, "explain", "ALPHA", "--json").stdout)).set_index("name")
-    assert list(found["stage"].drop_duplicates()) == ["source", "statistics", "parameters", "verdict", "schedule"]
+    assert list(found["stage"].drop_duplicates()) == [
+        *("source", "statistics", "parameters", "verdict", "schedule", "cost")
+    ]
     assert (found["value"]["sigma"], found["before"]["sigma"]) == (1.0, 0.8)
     assert found["low"]["sigma"] == pytest.approx(1 - 0.196)
     assert found["unit"]["eta"] == "price/(contract/day)"
     assert {"kappa", "decay_time", "expected_cost_bps", "grade", "method"} <= set(found.index)
     assert (found["value"]["run_id"], found["before"]["run_id"]) == ("a" * 16, "0" * 16)
     assert found["change_pct"]["sigma"] == pytest.approx(25.0)
+    assert {name: (found["value"][name], found["unit"][name]) for name in walked} == {
+        "walk_size": (40.0, "contracts"),
+        "walk_cost": (0.012, "price"),
+        "walk_half_spreads": (1.2, "-"),
+        "cost_walk_bps": (2.4, "bps"),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -238,6 +238,49 @@ def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_charts")
+def test_paper_has_two_hundred_rows_and_says_which(browser: Browser, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.write(tmp_path, made_night(230, solved=False)).as_uri())
+    page.wait_for_selector("html[data-ready=all]")
+    assert page.is_hidden("#printed")
+
+    def printed() -> tuple[int, str]:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        found = page.locator("#markets tbody tr").count(), page.inner_text("#printed")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        return found
+
+    page.click("#next")
+    assert printed() == (200, "First 200 of 230 markets, in the order of their names.")
+    assert page.inner_text("#page") == "page 2 of 10"
+    assert page.locator("#markets tbody tr").count() == 25
+    page.click("#markets button[data-key=adv]")
+    page.select_option("#status", "refused")
+    page.fill("#search", "made-001")
+    assert printed() == (10, "10 markets, of 230 those with “made-001” and status refused, by ADV, falling.")
+    assert len(page.pdf(prefer_css_page_size=True)) > 10_000
+    page.close()
+
+
+def test_an_order_walked_through_the_book_stands_beside_the_laws_and_not_among_them(
+    page: Page, night: NightReport
+) -> None:
+    search(page, "made-00002", 1)
+    page.click("#markets tbody tr")
+    drawn(page, "c-laws")
+    bars = page.evaluate("(({ x, y, marker }) => [y, x, marker.color])(document.getElementById('c-laws').data[0])")
+    row = night.parameters.set_index("market_id").loc["KX-MADE-00002"]
+    of = dict(zip(bars[0], zip(bars[1], bars[2], strict=True), strict=True))
+    names = ["default law", "this tape, linear", "1 % / 10 % rule", "square root", "one slice at once"]
+    assert list(of) == names
+    assert of["one slice at once"][0] == pytest.approx(row["cost_walk_bps"], rel=1e-4)
+    assert of["one slice at once"][1] not in [of[name][1] for name in names[:-1]]
+    said = page.inner_text("#walk")
+    assert f"contracts at once cost {row['walk_cost']:.4g} a contract [price]" in said
+    assert f"{row['walk_half_spreads']:.3g} half-spreads" in said
+
+
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("law", GRIDS)
 def test_the_page_computes_what_python_published(browser: Browser, tmp_path: Path, law: str) -> None:
     """Every row of the night, whatever the law, the convention and the caps of its grid; by hours of 24/7 and XNYS."""

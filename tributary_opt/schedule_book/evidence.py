@@ -21,12 +21,16 @@ _CHAIN = (
     ("parameters", ("epsilon", "eta", "gamma", "alpha", "reference_rate")),
 )
 _VERDICT = ("status", "reason", "detail", "grade", "method")
+_COSTS = (
+    *("cost_law_bps", "cost_tape_bps", "cost_rule_bps", "cost_square_root_bps", "model_risk"),
+    *("walk_size", "walk_share", "walk_cost", "walk_half_spreads", "cost_walk_bps", "walk_reason"),
+)
 _SOURCES = {"price": "price_source", "spread": "spread_source", "sigma": "sigma_source"}
 _SCHEDULE = ("order_size", "urgency", "kappa", "decay_time", "half_life", "expected_cost_bps", "cost_sd_bps")
 
 
 def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> pd.DataFrame:
-    """The chain of evidence of one market: source → statistics → parameters → schedule → cost.
+    """The chain of evidence of one market: source → statistics → parameters → schedule → its cost and what others say.
 
     Returns
     -------
@@ -61,6 +65,8 @@ def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> 
         middle = _middle(snapshot.market(key))
         for name in _SCHEDULE if middle else ():
             add("schedule", name, middle, {})
+        for name in _COSTS:
+            add("cost", name, row, before)
     frame = pd.DataFrame(found).astype({"value": object, "before": object})
     return frame.where(frame.notna(), None)
 

@@ -93,6 +93,7 @@ let theme = null; // the one chosen by the button
 function paper(on) {
   onPaper = on;
   document.documentElement.classList.toggle("paper", on);
+  if (document.documentElement.dataset.ready) rows();
   wear(on ? "light" : theme || (prefers.matches ? "dark" : "light"), true);
 }
 document.getElementById("theme").addEventListener("click", () => wear((theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark")));

@@ -196,13 +196,19 @@ function response(i) {
     return [traces, layout];
   });
 }
+const LAWS = { cost_law_bps: "default law", cost_tape_bps: "this tape, linear", cost_rule_bps: "1 % / 10 % rule", cost_square_root_bps: "square root", cost_walk_bps: "one slice at once" };
+const plainly = (i) => ({ no_depth: "they have no depth (no_depth)", too_thin: "a tenth or more of the looks hold less (too_thin)" })[M.walk_reason[i]] || M.walk_reason[i];
 function costs(i) {
-  const laws = D.columns.map((c) => c.name).filter((c) => /^cost_.*_bps$/.test(c) && !missing(M[c][i]));
+  const laws = D.columns.map((c) => c.name).filter((c) => /^cost_.*_bps$/.test(c) && !missing(M[c][i])), walked = (c) => c === "cost_walk_bps";
   $("c-cost").closest("figure").hidden = !usable(i);
   $("c-laws").closest("figure").hidden = !laws.length;
-  if (laws.length) draw("c-laws", () => [[{ type: "bar", orientation: "h", y: laws.map((c) => c.slice(5, -4).replace(/_/g, " ")), x: laws.map((c) => M[c][i]), marker: { color: COLOUR.ac },
+  if (laws.length) draw("c-laws", () => [[{ type: "bar", orientation: "h", y: laws.map((c) => LAWS[c] || c.slice(5, -4).replace(/_/g, " ")), x: laws.map((c) => M[c][i]),
+    marker: { color: laws.map((c) => (walked(c) ? COLOUR.at_once : COLOUR.ac)), pattern: { shape: laws.map((c) => (walked(c) ? "/" : "")) } },
     text: laws.map((c) => `${figure(M[c][i], 3)} bps`), textposition: "outside", cliponaxis: false, hovertext: laws.map((c) => plain(about[c].meaning)), hoverinfo: "text" }],
   { yaxis: { autorange: "reversed" }, xaxis: { ...title("bps"), rangemode: "tozero" }, margin: { l: 56, r: 70, t: 8, b: 44 } }]);
+  $("walk").textContent = missing(cell("walk_cost", i)) ? cell("walk_reason", i) && `No order was walked through the recorded books: ${plainly(i)}.`
+    : `Walked through the recorded books: ${figure(M.walk_size[i])} contracts at once cost ${figure(M.walk_cost[i])} a contract [price], ${figure(M.walk_half_spreads[i], 3)} half-spreads; `
+      + `${figure(100 * M.walk_share[i], 3)} % of the looks with depth hold such an order.`;
   if (usable(i)) draw("c-cost", () => {
     const m = market(i), rates = Array.from({ length: 41 }, (_, j) => j / 2), bps = (eta) => rates.map((r) => ((m.epsilon + eta * (r / 100) * m.adv) / m.price) * 1e4);
     const low = cell("eta_low", i), high = cell("eta_high", i), traces = [];

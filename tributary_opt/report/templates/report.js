@@ -1,6 +1,6 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const PAGE = 25;
+const PAGE = 25, PAPER = 200; // rows of the table of markets: on a screen with pages, on paper without
 let D, M, N, about, grid, array; // content, columns of the markets, how many, what the columns mean, settings
 let chosen = -1;
 
@@ -31,7 +31,7 @@ function overview() {
   $("changes").textContent = D.changes === null ? "There was no release before."
     : Object.entries(D.changes).map(([k, n]) => `${k}: ${n.toLocaleString("en-GB")}`).join(" · ");
   if (D.movers.length) sortable($("movers"), [["parameter", "Parameter"], ["market", "Market"], ["before", "Before", 1], ["now", "Now", 1], ["per_cent", "Change [%]", 1]],
-    D.movers.map((r) => ({ ...r, market: named(r.market_id, r.token_id) })));
+    D.movers.map((r) => ({ ...r, parameter: `${r.parameter} [${unit((about[r.parameter] || {}).unit)}]`, market: named(r.market_id, r.token_id) })));
 }
 function sortable(table, columns, rows) {
   let by = null, down = true;
@@ -79,7 +79,7 @@ function table() {
   COLUMNS = [["market_id", "Market"], ["token_id", "Token"], ["status", "Status"], ["grade", "Grade"], ["reason", "Reason"], ["price", "Price", 1], ["adv", "ADV", 1],
     ["spread", "Spread", 1], ["sigma", "σ", 1], ["eta", "η", 1], ["gamma", "γ", 1], ["_cost", p ? `Cost of ${figure(grid.order_sizes_pct_adv[of.size_ix])} %` : "", 1]]
     .filter(([c]) => M[c] && (c !== "token_id" || M.token_id.some((t, i) => t !== M.market_id[i])))
-    .map(([key, label, n]) => ({ key, label, n, unit: key === "_cost" ? "bps" : unit(about[key].unit), tip: key === "_cost" ? `${cost} [bps]` : tip(about[key]) }));
+    .map(([key, label, n]) => ({ key, label, n, unit: key === "_cost" ? "bps" : unit(about[key].unit).replace(/^price$/, key === "price" ? "" : "price"), tip: key === "_cost" ? `${cost} [bps]` : tip(about[key]) }));
   haystack = Array.from({ length: N }, (_, i) => ["market_id", "token_id", "reason", "grade", "kind", "method"].map((c) => cell(c, i) || "").join("\n").toLowerCase());
   $("search").addEventListener("input", filter);
   $("status").addEventListener("change", filter);
@@ -99,13 +99,13 @@ function filter() {
   rows();
 }
 function rows(focus) {
-  const table = $("markets"), pages = Math.max(1, Math.ceil(order.length / PAGE));
+  const table = $("markets"), pages = Math.max(1, Math.ceil(order.length / PAGE)), first = onPaper ? 0 : at * PAGE;
   table.tHead.replaceWith(head(COLUMNS, by, down, (key) => {
     [by, down] = [key, by === key ? !down : key !== "market_id" && key !== "token_id"];
     filter();
     table.querySelector(`button[data-key="${key}"]`).focus();
   }));
-  const body = table.tBodies[0], shown = order.slice(at * PAGE, (at + 1) * PAGE);
+  const body = table.tBodies[0], shown = order.slice(first, first + (onPaper ? PAPER : PAGE));
   body.replaceChildren(...shown.map((i, k) => {
     const tr = element("tr", null, { tabindex: k === (focus ?? 0) ? "0" : "-1", "aria-selected": i === chosen, "data-i": i });
     for (const c of COLUMNS) tr.append(element("td", figure(M[c.key][i]), c.n ? { class: "n" } : { title: M[c.key][i] ?? "" }));
@@ -113,9 +113,17 @@ function rows(focus) {
   }));
   $("count").textContent = `${order.length.toLocaleString("en-GB")} of ${N.toLocaleString("en-GB")} markets`;
   $("page").textContent = `page ${at + 1} of ${pages}`;
+  $("printed").textContent = printed(shown.length);
   $("back").disabled = at === 0;
   $("next").disabled = at >= pages - 1;
   if (focus !== undefined && body.rows[focus]) body.rows[focus].focus();
+}
+// What a reader of paper, who cannot search, should know of the rows that are there.
+function printed(n) {
+  const words = $("search").value.trim(), status = $("status").value, sorted = COLUMNS.find((c) => c.key === by), said = (n) => n.toLocaleString("en-GB");
+  const which = [words && `“${words}”`, status && `status ${status}`].filter(Boolean).join(" and ");
+  return (n < order.length ? `First ${said(n)} of ` : "") + `${said(order.length)} markets` + (which ? `, of ${said(N)} those with ${which}` : "")
+    + (sorted ? `, by ${sorted.label}, ${down ? "falling" : "rising"}.` : ", in the order of their names.");
 }
 function turn(step, focus) { at += step; rows(focus); }
 function move(tr) {
