@@ -24,6 +24,7 @@ from tributary_opt.schedule_book.hull import (
     TOO_FAR,
     key_of,
     one_risk,
+    place_of,
     unfit,
 )
 from tributary_opt.schedule_book.snapshot import JUDGED, ScheduleRefused, Snapshot
@@ -214,7 +215,7 @@ class _Batch:
             book.within(None, self.keys[k])
 
     def solve(self, book: Snapshot) -> None:
-        """Almgren-Chriss by the clock under the linear law, its orders over the grid's first horizon, as arrays."""
+        """Almgren-Chriss by the clock under the linear law, λ or urgency given, as arrays."""
         if self.strategy != BY_CLOCK:
             return
         i = self.open
@@ -224,23 +225,34 @@ class _Batch:
             (self.size[i] >= SMALLEST) & (self.size[i] <= self.largest[k] * (1 + TOO_FAR)) & np.isfinite(self.value[i])
         )
         plain &= (self.value[i] >= 0) & (self.near["linear"][k] == 1) & ~self.capped[k]
-        horizon, first, asked = self.horizon[i], self.near["horizon"][k], self.near["horizon_asked"][k]
-        plain &= np.isnan(horizon) | (horizon == first) | (horizon == asked)
         i, k = i[plain], k[plain]
-        for n in np.unique(self.near["n_steps"][k]).tolist():
+        asked, horizon, steps = self.horizon[i], self.near["horizon"][k].copy(), self.near["n_steps"][k].copy()
+        tau = horizon / steps
+        others = ~(np.isnan(asked) | (asked == horizon) | (asked == self.near["horizon_asked"][k]))
+        for j in np.flatnonzero(others).tolist():
+            key = self.keys[k[j]]
+            try:
+                place = place_of(book, key, book.market(key), float(self.size[i[j]]), float(asked[j]))
+            except ScheduleRefused as error:
+                self.refuse(i[j], str(error))
+            else:
+                horizon[j], steps[j], tau[j] = place.horizon, place.n_steps, place.tau
+        fine = self.source[i] == ""
+        for n in np.unique(steps[fine]).tolist():
             for paper in (False, True):
-                these = i[(self.near["n_steps"][k] == n) & (self.near["paper"][k] == paper)]
+                these = np.flatnonzero(fine & (steps == n) & (self.near["paper"][k] == paper))
                 for start in range(0, len(these), _AT_ONCE):
-                    self._solve(book, these[start : start + _AT_ONCE], int(n), "paper" if paper else "midprice")
+                    at = these[start : start + _AT_ONCE]
+                    self._solve(book, i[at], horizon[at], tau[at], int(n), "paper" if paper else "midprice")
 
-    def _solve(self, book: Snapshot, i: np.ndarray, n: int, permanent: Any) -> None:
+    def _solve(
+        self, book: Snapshot, i: np.ndarray, horizon: np.ndarray, tau: np.ndarray, n: int, permanent: Any
+    ) -> None:
         at = np.array([book.places[key] for key in self.keys])[self.key[i]]
         multiplier = book.column("contract_multiplier")[at].astype(float)
         multiplier = np.where(np.isnan(multiplier) | (multiplier == 0), 1.0, multiplier)
         names = ("eta", "gamma", "sigma", "epsilon", "price")
         eta, gamma, sigma, epsilon, price = (book.column(name)[at] * multiplier for name in names)
-        horizon = self.near["horizon"][self.key[i]]
-        tau = horizon / n
         urgent, value = self.kind[i] == RISK_KINDS.index("urgency"), self.value[i]
         most = MOST_URGENCY * self.most_urgency[self.key[i]]
         eta_tilde = effective_eta(eta, gamma, tau, permanent)

@@ -30,7 +30,7 @@ _SCHEDULE = ("order_size", "urgency", "kappa", "decay_time", "half_life", "expec
 
 
 def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> pd.DataFrame:
-    """The chain of evidence of one market: source → statistics → parameters → schedule → its cost and what others say.
+    """The chain of evidence of one market: source → statistics → parameters → schedule → cost by every law.
 
     Returns
     -------

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams
@@ -59,6 +60,7 @@ class Place:
         """Whether the horizon is one of the grid's."""
         return bool(self.n_steps == self.near["n_steps"])
 
+    @cached_property
     def params(self) -> AlmgrenChrissParams:
         """The published parameters, in currency: a price of 1 is worth the contract's multiplier."""
         m, row, alpha = self.multiplier, self.row, self.near["alpha"]
@@ -71,6 +73,7 @@ class Place:
             reference_rate=0.01 * row["adv"] if rate is None else rate,
         )
 
+    @cached_property
     def law(self) -> dict[str, Any]:
         """Impact law and permanent convention that the release was solved under."""
         return {"permanent": self.near["permanent"], "impact_law": self.near["impact_law"] or "linear"}

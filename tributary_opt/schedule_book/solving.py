@@ -24,6 +24,7 @@ from tributary_opt.optimization.closed_form import (
     linear_shapes,
     risk_aversion_from_urgency,
 )
+from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.optimization.night import fixed_grid
 from tributary_opt.optimization.problem import Problem, market_problem, schedule_cost
 from tributary_opt.optimization.risk import (
@@ -129,11 +130,11 @@ class Order:
 
     def problem(self, risk_aversion: float, *, by_clock: bool = False) -> Problem:
         """The problem of the whole schedule, in currency; `by_clock` leaves hours and caps out."""
-        p = self.place.params()
+        p = self.place.params
         market = {n: getattr(p, n) for n in ("eta", "gamma", "sigma", "epsilon", "tau", "alpha", "reference_rate")}
         special: dict[str, Any] = {} if by_clock else {**(self.hours or {}), "cap": self.cap}
         return market_problem(
-            self.place.size, risk_aversion, n_steps=self.n_steps, **market, **self.place.law(), **special
+            self.place.size, risk_aversion, n_steps=self.n_steps, **market, **self.place.law, **special
         )
 
     def rest(self, risk_aversion: float) -> Problem:
@@ -200,9 +201,9 @@ def risk_aversion_of(order: Order, kind: str, value: Any) -> float:
             lam = float(value)
         elif kind == "urgency" and value == 0:
             return 0.0
-        elif kind == "urgency" and place.law()["impact_law"] == "linear":
-            p = place.params()
-            eta = effective_eta(p.eta, p.gamma, p.tau, place.law()["permanent"])
+        elif kind == "urgency" and place.law["impact_law"] == "linear":
+            p = place.params
+            eta = effective_eta(p.eta, p.gamma, p.tau, place.law["permanent"])
             lam = float(risk_aversion_from_urgency(value, eta, p.sigma, p.tau, place.n_steps))
         elif kind in ("urgency", "decay_time"):
             clock = order.problem(0.0, by_clock=True)
@@ -213,7 +214,7 @@ def risk_aversion_of(order: Order, kind: str, value: Any) -> float:
         raise
     except ValueError as error:
         raise ScheduleRefused(f"{kind}={value}: {error}") from None
-    urgency = urgency_of(place, lam)
+    urgency = float(value) if kind == "urgency" else urgency_of(place, lam)
     if urgency > place.most_urgency * (1 + TOO_FAR):
         refuse_urgency(place, f"{kind}={value}", urgency)
     return lam
@@ -234,14 +235,14 @@ def _by_schedule(order: Order, kind: str, value: Any) -> float:
             raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
         return risk_aversion_from_share_done(problem, share, after).risk_aversion
     # In bps of the notional, in which the budget is given and a refusal should speak: E/u + (λu) V/u².
-    unit = 1e-4 * place.size * place.params().price
+    unit = 1e-4 * place.size * place.params.price
     money = {name: getattr(problem, name) / unit for name in ("impact", "spread", "slice_sd", "gamma")}
     return risk_aversion_from_cost(replace(problem, **money), value).risk_aversion / unit
 
 
 def urgency_of(place: Place, risk_aversion: float) -> float:
     """κT by the clock; T over the law's own time under the power law."""
-    p, law = place.params(), place.law()
+    p, law = place.params, place.law
     if law["impact_law"] != "linear":
         found = generate_ac_trajectory(place.size, place.n_steps, p, risk_aversion, **law)
         return float(found.params["urgency"])
@@ -283,11 +284,7 @@ def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     if order.strategy in FIXED:
         found = _fixed(order)
     elif order.strategy == BY_CLOCK and not order.limited:
-        place = order.place
-        steps = place.n_steps - order.done
-        found = generate_ac_trajectory(place.size, steps, place.params(), risk_aversion, side=order.side, **place.law())
-        implied = found.params["implied_price"] / place.multiplier
-        found = replace(found, params={**found.params, "implied_price": implied, "cost_profile": "clock"})
+        found = _closed_form(order, risk_aversion) or _by_clock(order, risk_aversion)
     else:
         found = _optimal(order, risk_aversion)
     if not np.isfinite(found.holdings).all():
@@ -313,7 +310,7 @@ def broken(run_id: str, market_id: str) -> BookError:
 def slice_prices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
     """What each slice is expected to trade at; on the tick, rounded against the order where the tick is known."""
     place, n = order.place, found.trade_sizes
-    p, law = place.params(), place.law()
+    p, law = place.params, place.law
     before = np.concatenate([[0.0], np.cumsum(n)[:-1]])
     moved = before + (n / 2 if law["permanent"] == "midprice" else 0.0)
     slower: np.ndarray | float = 1.0
@@ -353,6 +350,39 @@ _shapes = lru_cache(maxsize=256)(linear_shapes)
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _closed_form(order: Order, risk_aversion: float) -> ExecutionTrajectory | None:
+    """As many orders at once are solved, to the bit; None where the law or a number is not one for the closed form."""
+    place, p, law = order.place, order.place.params, order.place.law
+    if law["impact_law"] != "linear":
+        return None
+    n = order.n_steps - order.done
+    g = solve_linear_grid(
+        *(p.eta, p.gamma, p.sigma, p.epsilon, place.size),
+        horizon=n * p.tau if order.done else place.horizon,
+        n_steps=n,
+        risk_aversion=risk_aversion,
+        permanent=law["permanent"],
+        slices=True,
+    )
+    if g.status[0, 0, 0] != SolveStatus.OK:
+        return None
+    assert g.holdings is not None
+    assert g.slices is not None
+    of_level = ("kappa", "urgency", "decay_time", "half_life")
+    numbers = {name: float(getattr(g, name)[0, 0]) for name in of_level} | {"eta_tilde": float(g.eta_tilde[0])}
+    numbers |= {name: float(getattr(g, name)[0, 0, 0]) for name in ("expected_cost", "cost_variance")}
+    held, slices = g.holdings[0, 0, 0], place.size * g.slices[0, 0]
+    return _trajectory(order, order.strategy, risk_aversion, held, slices, numbers, (), {"status": "ok"})
+
+
+def _by_clock(order: Order, risk_aversion: float) -> ExecutionTrajectory:
+    """Whatever the law and the numbers, with a warning where they make it another schedule than was asked for."""
+    place, n = order.place, order.n_steps - order.done
+    found = generate_ac_trajectory(place.size, n, place.params, risk_aversion, side=order.side, **place.law)
+    implied = found.params["implied_price"] / place.multiplier
+    return replace(found, params={**found.params, "implied_price": implied, "cost_profile": "clock"})
 
 
 def _fixed(order: Order) -> ExecutionTrajectory:
@@ -426,7 +456,7 @@ def _trajectory(
     more: dict[str, Any],
 ) -> ExecutionTrajectory:
     place = order.place
-    p, law, m, size = place.params(), place.law(), place.multiplier, place.size
+    p, law, m, size = place.params, place.law, place.multiplier, place.size
     cost = numbers["expected_cost"]
     n = len(trades)
     given = {"alpha": place.near["alpha"], "eta_tilde": place.near["eta_tilde"]}
