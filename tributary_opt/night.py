@@ -40,6 +40,7 @@ from tributary_opt.precompute import precompute
 from tributary_opt.settings import CalibrationRules, Grid, Settings, StatisticsRules
 from tributary_opt.storage import embedded
 from tributary_opt.storage.market_day_rows import MarketDayRows
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Outcome, Releases, Run
 
@@ -170,7 +171,7 @@ class Night:
 
     def prepare_tables(self) -> None:
         """Our tables brought up to date, a lagging manifest repaired."""
-        self.sink.migrate()
+        migrate(self.sink)
         self.releases.repair()
 
     def prepare(self) -> None:

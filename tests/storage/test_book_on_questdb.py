@@ -11,6 +11,7 @@ from book_release import AS_OF, NOW, market, rows, run_row
 from tributary_opt.schedule_book import BookError, ScheduleBook
 from tributary_opt.schedule_book.evidence import explain
 from tributary_opt.settings import Grid
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Releases
 
@@ -27,7 +28,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def releases(db: QuestDB, tmp_path: Path) -> Releases:
-    db.migrate()
+    migrate(db)
     return Releases(db, tmp_path / "parquet")
 
 

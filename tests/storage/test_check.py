@@ -13,6 +13,7 @@ from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer, Settings, SourceTableName, SourceTables
 from tributary_opt.storage import embedded
 from tributary_opt.storage.check import Finding, check
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 
 pytestmark = pytest.mark.questdb
@@ -52,7 +53,7 @@ def test_everything_in_order_is_ok_and_nothing_is_left_behind(db: QuestDB, setti
     )
     assert db.tables() == ["orderbook_snapshots", "trades"]
     assert db.rows("SELECT count() FROM views()") == [(0,)]
-    db.migrate()
+    migrate(db)
     assert {f.name: f.seen for f in check(settings)}["our tables"] == f"fit schema version {schema.SCHEMA_VERSION}"
 
 

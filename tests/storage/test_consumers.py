@@ -12,6 +12,7 @@ from book_release import NOW, publish, rows, run_row
 
 from tributary_opt.schedule_book import BookError, ScheduleBook
 from tributary_opt.settings import QuestDBServer
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Releases
 
@@ -39,7 +40,7 @@ def test_files_are_read_as_the_page_says(tmp_path: Path, name: str) -> None:
 @pytest.fixture
 def run_id(db: QuestDB, tmp_path: Path) -> str:
     """A release in the run's QuestDB and beside it as Parquet."""
-    db.migrate()
+    migrate(db)
     run = run_row()
     assert Releases(db, tmp_path / "parquet").publish(run, *rows()).current
     return run.run_id
@@ -73,6 +74,6 @@ def test_sql_over_the_wire_and_the_book_on_questdb_see_the_same_release(
 def test_database_without_our_tables_or_without_a_release_says_so(db: QuestDB, questdb_server: QuestDBServer) -> None:
     with pytest.raises(BookError, match="lacks ac_parameters"):
         ScheduleBook.open(questdb_server)
-    db.migrate()
+    migrate(db)
     with pytest.raises(BookError, match="no published release"):
         ScheduleBook.open(questdb_server)

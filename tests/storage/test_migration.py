@@ -11,6 +11,7 @@ import pytest
 from any_rows import arrays, rows_of_every_type, stamps
 
 from tributary_opt import schema
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.shapes import SchemaMismatch
 
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.questdb
 
 
 def test_migration_creates_everything_and_then_nothing(db: QuestDB) -> None:
-    planned = db.migrate(dry_run=True)
+    planned = migrate(db, dry_run=True)
     assert db.tables() == []
-    done = db.migrate()
+    done = migrate(db)
     assert [line.partition(" ")[2] for line in done] == [line.partition(" ")[2] for line in planned]
     assert planned[0] == "create table ac_market_days"
     assert len(done) == len(schema.TABLES) + len(schema.VIEWS)
@@ -30,7 +31,7 @@ def test_migration_creates_everything_and_then_nothing(db: QuestDB) -> None:
         assert list(shape.columns) == table.names
         assert (shape.timestamp, shape.keys, shape.wal) == (table.timestamp, frozenset(table.keys), True)
     assert db.query("SELECT * FROM ac_steps_current").schema.field("remaining").type == pa.float64()
-    assert db.migrate() == []
+    assert migrate(db) == []
 
 
 def test_table_of_an_older_schema_gets_the_missing_columns_and_keeps_its_rows(db: QuestDB) -> None:
@@ -47,7 +48,7 @@ def test_table_of_an_older_schema_gets_the_missing_columns_and_keeps_its_rows(db
     db.send(older, frame[older.names])
     db.wait("ac_parameters")
 
-    done = db.migrate()
+    done = migrate(db)
 
     assert [line for line in done if "ac_parameters." in line] == [
         f"added column ac_parameters.{c.name} {c.type}" for c in schema.PARAMETERS.columns if c.name in lacking
@@ -62,7 +63,7 @@ def test_table_of_an_older_schema_gets_the_missing_columns_and_keeps_its_rows(db
     db.send(schema.PARAMETERS, frame)  # the same keys: the rows are replaced
     db.wait("ac_parameters")
     assert db.rows("SELECT count(), count(detail) FROM ac_parameters") == [(20, frame["detail"].count())]
-    assert db.migrate() == []
+    assert migrate(db) == []
 
 
 def _with(name: str, type_: str) -> tuple[schema.Column, ...]:
@@ -103,24 +104,24 @@ def test_other_differences_are_refused_by_name_and_nothing_is_changed(db: QuestD
     db.execute(ddl)
     before = db.rows("SELECT table_name FROM tables()")
     with pytest.raises(SchemaMismatch, match=difference):
-        db.migrate()
+        migrate(db)
     assert db.rows("SELECT table_name FROM tables()") == before
 
 
 def test_the_remedy_for_missing_keys_works(db: QuestDB) -> None:
     db.execute(schema.RUNS.ddl().partition(" DEDUP")[0])
     with pytest.raises(SchemaMismatch) as caught:
-        db.migrate()
+        migrate(db)
     db.execute(str(caught.value).rpartition("run ")[2])
     db.wait("ac_runs")
-    db.migrate()
+    migrate(db)
 
 
 def test_changed_view_is_replaced(db: QuestDB) -> None:
-    db.migrate()
+    migrate(db)
     db.execute("CREATE OR REPLACE VIEW ac_steps_current AS (SELECT 1 x FROM long_sequence(1))")
     # Views that were dropped and made again a moment ago may still be called invalid, and are then replaced as well.
-    assert "replaced view ac_steps_current" in db.migrate()
+    assert "replaced view ac_steps_current" in migrate(db)
     assert "remaining" in db.query("SELECT * FROM ac_steps_current").column_names
 
 
@@ -128,12 +129,12 @@ def test_simultaneous_migrations_agree(db: QuestDB) -> None:
     older = schema.Table("ac_runs", "", schema.RUNS.columns[:2], schema.RUNS.keys, schema.RUNS.partition_by)
     db.create(older)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: db.migrate(), range(4)))
-    assert db.migrate() == []
+        list(pool.map(lambda _: migrate(db), range(4)))
+    assert migrate(db) == []
 
 
 def test_views_show_the_run_that_the_pointer_names(db: QuestDB) -> None:
-    db.migrate()
+    migrate(db)
     frame = rows_of_every_type(schema.TRAJECTORIES, 4)
     frame["as_of"] = stamps(1)[0]
     frame["run_id"] = pd.Categorical(["old", "old", "new", "new"])

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import AccessRefused, QuestDB, QuestDBQueryError, ServerUnavailable, TableSuspended
 from tributary_opt.storage.shapes import SchemaMismatch
 from tributary_opt.storage.sql import identifier, quote, timestamp_literal
@@ -491,7 +492,7 @@ def test_user_and_password_open_every_door(locked: QuestDBServer) -> None:
         QuestDBServer(http_port=locked.http_port, pg_port=locked.pg_port, user="us;er", password=SecretStr(PASSWORD)),
     ):
         with QuestDB(server) as db:
-            db.migrate()
+            migrate(db)
             db.send(schema.RUNS, rows_of_every_type(schema.RUNS, 3))
             db.wait("ac_runs")
             assert db.query("SELECT * FROM ac_runs").num_rows == 3

@@ -15,6 +15,7 @@ import pandas as pd
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import AccessRefused, QuestDB, QuestDBQueryError, ServerUnavailable, TableSuspended
 from tributary_opt.storage.releases import Releases
 from tributary_opt.storage.shapes import SchemaMismatch, TableShape
@@ -195,7 +196,7 @@ def _suspended(db: QuestDB, name: str) -> Iterator[Finding]:
 
 def _our_tables(db: QuestDB) -> Finding:
     try:
-        outstanding = db.migrate(dry_run=True)
+        outstanding = migrate(db, dry_run=True)
     except SchemaMismatch as error:
         return _failed("our tables", str(error), "run what is named there; no night changes these by itself")
     if not outstanding:

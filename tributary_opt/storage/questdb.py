@@ -31,7 +31,7 @@ from psycopg.types.datetime import TimestampBinaryLoader, TimestampLoader
 
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer
-from tributary_opt.storage.shapes import SchemaMismatch, TableShape, as_arrays, check_frame, differences, shape_of
+from tributary_opt.storage.shapes import SchemaMismatch, TableShape, as_arrays, check_frame, shape_of
 from tributary_opt.storage.sql import quote
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,6 @@ _IDLE_S: Final = 5.0  # a PostgreSQL connection idle for longer is tried before 
 _EXPORT_HEAD: Final = "SELECT * FROM (\n"
 _EXPORT_TAIL: Final = "\n) LIMIT 9223372036854775807"
 
-_PAST: Final = {"create": "created", "add": "added", "replace": "replaced"}
-_RACED: Final = ("already exists", "duplicate column", "table busy")
 _ARROW_BY_OID: Final[dict[int, pa.DataType]] = {
     16: pa.bool_(),
     20: pa.int64(),
@@ -171,7 +169,7 @@ class QuestDB:
         wrapped = f"{_EXPORT_HEAD}{sql.rstrip().rstrip(';')}{_EXPORT_TAIL}"
         if len(quote_plus(wrapped)) > _URL_LIMIT:
             return self._query_pg(sql)
-        return _insistent(
+        return insistent(
             lambda: _patient(lambda: self._export(wrapped, sql)),
             _Busy,
             timeout_s=_BUSY_S,
@@ -387,73 +385,6 @@ class QuestDB:
         """Create one of our tables where it is missing."""
         self.execute(table.ddl())
 
-    def migrate(self, *, dry_run: bool = False) -> list[str]:
-        """Bring all of our tables and views up to date; what was done (or with `dry_run` would be), a line each.
-
-        Missing tables are created, missing columns added, views whose text changed replaced. Nothing is changed
-        anywhere where one table differs in another way.
-
-        Raises
-        ------
-        SchemaMismatch
-            For another type, designated timestamp or set of dedup keys, for a column the schema does not know, for a
-            table without WAL: the exact differences and what to do.
-        """
-        if dry_run:
-            return [f"{verb} {what}" for verb, what, _ in self._outstanding()]
-        return _insistent(
-            self._migrate, _Raced, timeout_s=10.0, what=f"{self!r}: tables change while they are brought up to date"
-        )
-
-    def _migrate(self) -> list[str]:
-        done = []
-        altered = set()
-        for verb, what, sql in self._outstanding():
-            self._change(sql)
-            done.append(f"{_PAST[verb]} {what}")
-            log.info("%s", done[-1])
-            if sql.startswith("ALTER TABLE"):
-                altered.add(sql.split()[2])
-        for name in altered:
-            self.wait(name)
-        return done
-
-    def _outstanding(self) -> list[tuple[str, str, str]]:
-        """What is to be done, in order: verb, object and SQL."""
-        kinds = dict(self.rows("SELECT table_name, table_type FROM tables()"))
-        shapes = {name: self.describe(name) for name in schema.TABLES if kinds.get(name) == "T"}
-        wrong = [f"{name} is a view" for name in schema.TABLES if kinds.get(name, "T") != "T"]
-        wrong += [f"{name} is a table, must be a view" for name in schema.VIEWS if kinds.get(name, "V") != "V"]
-        for name, shape in shapes.items():
-            wrong += differences(schema.TABLES[name], shape)
-        if wrong:
-            raise SchemaMismatch(f"{self!r} does not fit schema version {schema.SCHEMA_VERSION}: {'; '.join(wrong)}")
-
-        steps = []
-        for name, table in schema.TABLES.items():
-            if name not in shapes:
-                steps.append(("create", f"table {name}", table.ddl()))
-                continue
-            for column in table.columns:
-                if column.name not in shapes[name].columns:
-                    # One statement a column: the server refuses several for a table with WAL.
-                    sql = f"ALTER TABLE {name} ADD COLUMN {column.name} {column.type}"
-                    steps.append(("add", f"column {name}.{column.name} {column.type}", sql))
-        views = {name: tuple(rest) for name, *rest in self.rows("SELECT view_name, view_sql, view_status FROM views()")}
-        for name, sql in schema.VIEWS.items():
-            if views.get(name) != (sql, "valid"):
-                verb = "replace" if name in views else "create"
-                steps.append((verb, f"view {name}", f"CREATE OR REPLACE VIEW {name} AS ({sql})"))
-        return steps
-
-    def _change(self, sql: str) -> None:
-        try:
-            self.execute(sql)
-        except QuestDBQueryError as error:
-            if any(sign in str(error) for sign in _RACED):  # somebody else does the same at this moment
-                raise _Raced from error
-            raise
-
     # --- connections ----------------------------------------------------------------------------------------
 
     def _open_pg(self) -> psycopg.Connection[Any]:
@@ -582,10 +513,6 @@ class _Busy(Exception):
     """The server's export places are taken."""
 
 
-class _Raced(Exception):
-    """Somebody else altered the table first."""
-
-
 class _Hung(ServerUnavailable):
     """The server holds the connection and says nothing: asking again at once would only wait again."""
 
@@ -601,7 +528,7 @@ def _patient(call: Callable[[], _T], attempts: int = _ATTEMPTS) -> _T:
     return retrying(call)
 
 
-def _insistent(call: Callable[[], _T], error: type[Exception], timeout_s: float, what: str) -> _T:
+def insistent(call: Callable[[], _T], error: type[Exception], timeout_s: float, what: str) -> _T:
     """Repeat a call for as long as it meets one error; in the end that is the server's fault."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(error),

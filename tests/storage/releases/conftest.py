@@ -11,6 +11,7 @@ from nights import few_columns_of_parameters
 from tributary_opt import schema
 from tributary_opt.settings import QuestDBServer
 from tributary_opt.storage import release_rows
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Releases
 
@@ -30,7 +31,7 @@ def migrated(questdb_server: QuestDBServer, few_columns: None) -> Iterator[Quest
             db.execute(f'DROP VIEW "{view}"')
         for table in db.tables():
             db.execute(f'DROP TABLE "{table}"')
-        db.migrate()
+        migrate(db)
         yield db
 
 

@@ -32,6 +32,7 @@ from nights import (
 from tributary_opt import schema
 from tributary_opt.storage import parquet
 from tributary_opt.storage.frames import canonical, table_digest, typed
+from tributary_opt.storage.migration import migrate
 from tributary_opt.storage.questdb import QuestDB
 from tributary_opt.storage.releases import Releases
 
@@ -260,11 +261,11 @@ def test_database_of_an_older_schema_is_brought_up_to_date_and_its_releases_stay
         past.setattr(schema, "TRAJECTORIES", old["ac_trajectories"])
         past.setattr(schema, "RUNS", old["ac_runs"])
         past.setattr(schema, "RELEASE_TABLES", (old["ac_parameters"], old["ac_trajectories"]))
-        db.migrate()
+        migrate(db)
         monday, tuesday = publish(releases, MONDAY), publish(releases, TUESDAY)
         before = files(releases.root)
 
-    done = db.migrate()
+    done = migrate(db)
     assert sorted(line for line in done if "added" in line) == [
         "added column ac_parameters.adv_se DOUBLE",
         "added column ac_parameters.method SYMBOL",
@@ -272,7 +273,7 @@ def test_database_of_an_older_schema_is_brought_up_to_date_and_its_releases_stay
         "added column ac_runs.error VARCHAR",
         "added column ac_trajectories.half_life DOUBLE",
     ]
-    assert db.migrate() == []
+    assert migrate(db) == []
     assert releases.lag() is None
     assert seen(db) == whole(tuesday.run_id)
     assert db.rows("SELECT count() FROM ac_parameters_current WHERE adv_se IS NULL") == [(3,)]  # the view has it too
