@@ -416,7 +416,8 @@ def _sample_of_schedules(trajectories: pd.DataFrame) -> Table:
 
 
 def _minute(stamp: datetime | None) -> str:
-    return "" if stamp is None or pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M}"
+    """Of a stamp; nothing for None and NaT, which is no equal of its own."""
+    return "" if stamp is None or stamp != stamp else f"{stamp:%Y-%m-%d %H:%M}"
 
 
 cli_book.register(app, _refusals)

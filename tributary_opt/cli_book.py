@@ -321,7 +321,7 @@ def _explain(market: str, found: pd.DataFrame) -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN and NaT
+    if value is None or (isinstance(value, float | datetime) and value != value):  # NaN and NaT
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".")
