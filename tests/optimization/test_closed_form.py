@@ -280,20 +280,25 @@ def rows_of(grid: LinearGrid, market: int, level: int) -> list[NDArray[np.float6
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 19), st.integers(1, 5), st.integers(1, 3)),
     chunk=st.sampled_from([1, 37, 200, 65_536]),
-    by=st.sampled_from(["risk_aversion", "urgency"]),
+    by=st.sampled_from(["risk_aversion", "urgency", "shared urgency"]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=180, deadline=None)
 def test_every_problem_has_the_same_bits_alone_and_in_any_batch(
     n: int, seed: int, shape: tuple[int, int, int], chunk: int, by: str
 ) -> None:
-    """Odd sizes and odd chunks put a problem in other vector lanes and in numpy's remainder loops."""
+    """Odd sizes and odd chunks put a problem in other vector lanes and in numpy's remainder loops.
+
+    Urgencies that all markets share are solved once for all of them: to the same bits.
+    """
     m_count, l_count, s_count = shape
     rng = np.random.default_rng(seed)
     eta, sigma = 10 ** rng.uniform(-9, 3, m_count), 10 ** rng.uniform(-5, 3, m_count)
     gamma, horizon = eta * rng.uniform(0, 30, m_count), 10 ** rng.uniform(-2, 2, m_count)
     level = np.where(rng.random((m_count, l_count)) < 0.2, 0.0, 10 ** rng.uniform(-12, 3, (m_count, l_count)))
     sizes = 10 ** rng.uniform(0, 7, (m_count, s_count))
-    levels = {by: level}
+    shared, by = by.startswith("shared"), by.split()[-1]
+    levels = {by: level[0] if shared else level}
+    level = np.broadcast_to(level[0], level.shape) if shared else level
     before = linear_grid._CHUNK_ELEMENTS
     try:
         linear_grid._CHUNK_ELEMENTS = chunk

@@ -265,8 +265,7 @@ def half_life(remaining: ArrayLike, tau: ArrayLike) -> FloatArray:
 def _half_steps(held: FloatArray) -> FloatArray:
     """Number of steps, with its fraction, after which half of each path (N + 1, ...) is gone."""
     half = 0.5 * held[0]
-    above = (held > half).view(np.uint8).astype(np.min_scalar_type(len(held)), copy=False)
-    first = _sum_steps(above).astype(np.intp)
+    first = np.asarray((held > half).sum(axis=0, dtype=np.min_scalar_type(len(held)))).astype(np.intp)
     lane = np.arange(half.size).reshape(half.shape)
     after = held.reshape(-1)[np.minimum(first, len(held) - 1) * half.size + lane]
     before = held.reshape(-1)[np.maximum(first - 1, 0) * half.size + lane]
@@ -505,6 +504,11 @@ def _fill_shapes(step_decay: FloatArray, remaining: FloatArray, slices: FloatArr
 
 def _step_decay(risk_aversion: FloatArray, eta_tilde: FloatArray, sigma: FloatArray, tau: FloatArray) -> FloatArray:
     """κτ = 2 asinh(√m / 2) with m = λσ²τ²/η̃, from mantissas and exponents apart: m itself may be out of range."""
+    # Where nothing is near either end of the range, to the same bits without: what is taken apart are powers of two.
+    with np.errstate(over="ignore"):
+        ratio, move = risk_aversion / eta_tilde, sigma * tau
+    if _ordinary(ratio) and _ordinary(move):
+        return np.asarray(2.0 * np.arcsinh(np.asarray(0.5 * (np.sqrt(ratio) * move), order="C")))
     risk_m, risk_e = np.frexp(risk_aversion)
     eta_m, eta_e = np.frexp(eta_tilde)
     sigma_m, sigma_e = np.frexp(sigma)
@@ -516,6 +520,11 @@ def _step_decay(risk_aversion: FloatArray, eta_tilde: FloatArray, sigma: FloatAr
     # Clipped, the result is still the limit: κτ above 1,380 trades everything in slice 1.
     root = np.ldexp(root, _clip(exponent, -2 * _ROOT_EXPONENT_LIMIT, _ROOT_EXPONENT_LIMIT) - 1)
     return np.asarray(2.0 * np.arcsinh(np.asarray(root, order="C")))
+
+
+def _ordinary(values: FloatArray) -> bool:
+    """Whether products of two and quotients are far from both ends of the range: no zero among them."""
+    return bool(values.size and values.min() > 1e-140 and values.max() < 1e140)
 
 
 def _risk_aversion(
