@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +23,9 @@ from tributary_opt.optimization.risk import (
 from tributary_opt.optimization.solver import solve
 
 
-def paper(n_steps: int = 5, risk_aversion: float = 1e-6, **more: float) -> Problem:
-    given = {"eta": 2.5e-6, "gamma": 2.5e-7, "sigma": 0.95, "epsilon": 0.0625, "horizon": 5.0} | more
-    return market_problem(1e6, risk_aversion, n_steps=n_steps, **given)  # type: ignore[arg-type]
+def paper(n_steps: int = 5, risk_aversion: float = 1e-6, **more: Any) -> Problem:
+    given: dict[str, Any] = {"eta": 2.5e-6, "gamma": 2.5e-7, "sigma": 0.95, "epsilon": 0.0625, "horizon": 5.0} | more
+    return market_problem(1e6, risk_aversion, n_steps=n_steps, **given)
 
 
 def square_root(risk_aversion: float = 1e-6) -> Problem:
@@ -87,22 +89,66 @@ def test_unreachable_targets_are_refused_with_the_range() -> None:
         risk_aversion_from_share_done(paper(), 0.5, 9)
 
 
-@pytest.mark.parametrize("problem", [paper(), paper(50), square_root()], ids=["paper", "fifty", "square root"])
-def test_frontier_is_monotone_and_its_slope_is_lambda(problem: Problem) -> None:
-    f = efficient_frontier(problem, 40)
+def by_the_hour(**more: float) -> Problem:
+    rng = np.random.default_rng(3)
+    volume, variance = rng.gamma(3.0, 1.0, (2, 24))
+    return paper(24, volume_profile=volume, variance_profile=variance, **more)
+
+
+FRONTIERS = {
+    "paper": paper(),
+    "fifty": paper(50),
+    "five hundred": paper(500),
+    "two": paper(2),
+    "midprice": paper(24, permanent="midprice"),
+    "by the hour": by_the_hour(),
+    "square root": square_root(),
+}
+
+
+@pytest.mark.parametrize("points", [12, 60, 400])
+@pytest.mark.parametrize("problem", FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_frontier_is_monotone_and_every_chord_lies_between_its_lambdas(problem: Problem, points: int) -> None:
+    """From κT = 0.05 to x_1/X = 1e-6, and from TWAP to the first of them: strictly, with no slack for rounding."""
+    f = efficient_frontier(problem, points)
     assert f.risk_aversion[0] == 0
-    np.testing.assert_allclose(np.diff(f.holdings[0]), np.diff(f.holdings[0])[0], rtol=1e-12)
-    ulp = 4 * np.spacing(f.expected_cost[1:])
-    inside = f.holdings[1:, 1] / f.holdings[1:, 0] >= 1e-6
-    assert (np.diff(f.expected_cost) >= -ulp).all()
-    assert (np.diff(f.expected_cost)[inside] > 0).all()
-    assert (np.diff(f.cost_sd)[inside] < 0).all()
-    slope = -np.diff(f.expected_cost) / np.diff(f.cost_variance)
-    steep = inside & (np.abs(np.diff(f.expected_cost)) > 1e-9 * f.expected_cost[1:])
-    assert (slope[steep] >= f.risk_aversion[:-1][steep] * (1 - 1e-6)).all()
-    assert (slope[steep] <= f.risk_aversion[1:][steep] * (1 + 1e-6)).all()
-    assert 0 < f.knee < len(f.risk_aversion) - 1
+    assert f.holdings[-1, 1] / f.holdings[-1, 0] == pytest.approx(1e-6, rel=0.01) or problem.impact.std() > 0
+    assert (np.diff(f.expected_cost) > 0).all()
+    assert (np.diff(f.cost_variance) < 0).all()
+    assert (np.diff(f.cost_sd) < 0).all()
+    first, last = np.triu_indices(points + 1, 1)
+    slope = (f.expected_cost[last] - f.expected_cost[first]) / (f.cost_variance[first] - f.cost_variance[last])
+    assert (slope > f.risk_aversion[first]).all()
+    assert (slope < f.risk_aversion[last]).all()
+    assert 0 < f.knee < points
     assert list(f.frame().columns) == ["risk_aversion", "expected_cost", "cost_sd", "lvar", "first_slice_pct", "knee"]
+
+
+@pytest.mark.parametrize("problem", FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_frontier_beyond_its_ends_never_turns_back(problem: Problem) -> None:
+    """Below κT = 0.05 and above x_1/X = 1e-6 E and V are those of the schedules to rounding, and monotone still."""
+    inside = efficient_frontier(problem, 2).risk_aversion[1:]
+    low = np.geomspace(1e-30 * inside[0], inside[0], 300)
+    high = np.geomspace(inside[1], 1e30 * inside[1], 300)
+    f = efficient_frontier(problem, risk_aversion=[0.0, *low, *high])
+    assert (np.diff(f.expected_cost) >= 0).all()
+    assert (np.diff(f.cost_variance) <= 0).all()
+    assert (np.diff(f.cost_sd) <= 0).all()
+    for i in range(0, 601, 7):
+        cost = solve(replace(problem, risk_aversion=f.risk_aversion[i])).cost
+        np.testing.assert_allclose(f.expected_cost[i], cost.expected_cost, rtol=4e-15)
+        np.testing.assert_allclose(f.cost_variance[i], cost.cost_variance, rtol=4e-15)
+
+
+def test_chords_of_a_capped_frontier_lie_between_their_lambdas_to_rounding() -> None:
+    """Caps bind one after the other until nothing is left to choose: E and V then differ by rounding alone."""
+    f = efficient_frontier(by_the_hour(cap=2e5), 400)
+    first, last = np.triu_indices(401, 1)
+    dearer = f.expected_cost[last] - f.expected_cost[first]
+    calmer = f.cost_variance[first] - f.cost_variance[last]
+    ulps = [4 * (np.spacing(a[first]) + np.spacing(a[last])) for a in (f.expected_cost, f.cost_variance)]
+    for lam, sign in ((f.risk_aversion[first], 1.0), (f.risk_aversion[last], -1.0)):
+        assert (sign * (dearer - lam * calmer) >= -(ulps[0] + lam * ulps[1])).all()
 
 
 def test_first_and_last_point_are_twap_and_immediate() -> None:
@@ -113,17 +159,23 @@ def test_first_and_last_point_are_twap_and_immediate() -> None:
     assert f.holdings[-1, 1] / 1e6 <= 1.1e-6
 
 
-def test_derivative_of_cost_by_risk_is_minus_lambda() -> None:
-    """dE/dλ = -λ dV/dλ, with both derivatives in closed form from dx/dλ of the tridiagonal system."""
-    for lam in (1e-8, 1e-6, 1e-4):
-        problem = paper(5, lam)
-        a, s, n = problem.impact[0], problem.risk[0], 5
-        x = solve(problem).holdings
-        matrix = 2 * np.diag(np.full(n - 1, 2 * a + lam * s)) - 2 * a * (np.eye(n - 1, k=1) + np.eye(n - 1, k=-1))
-        dx = np.linalg.solve(matrix, -2 * s * x[1:-1])
-        dn = -np.diff(np.r_[0.0, dx, 0.0])
-        d_cost = float((2 * a * -np.diff(x) * dn).sum())
-        d_variance = float((2 * s * x[1:-1] * dx).sum())
+@pytest.mark.parametrize("problem", FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_derivative_of_cost_by_risk_is_minus_lambda(problem: Problem) -> None:
+    """dE/dλ = -λ dV/dλ, both in closed form: dx/dλ solves (∇²E + λ∇²V) dx = -∇V at the schedule found.
+
+    By slices n = X - Σ, the unknowns are x_1 .. x_{N-1}, and every E is Σ ε n + a n^(1+k) and what does not change.
+    """
+    lams = efficient_frontier(problem, 9).risk_aversion[1:]
+    a, s, k = problem.impact, problem.risk[:-1], float(problem.exponent)
+    for lam in lams:
+        found = solve(replace(problem, risk_aversion=np.asarray(lam)))
+        n, x = found.slices, found.holdings[1:-1]
+        marginal, curvature = (1 + k) * a * n**k, k * (1 + k) * a * n ** (k - 1)
+        hessian = np.diag(curvature[:-1] + curvature[1:] + 2 * lam * s)
+        hessian -= np.diag(curvature[1:-1], 1) + np.diag(curvature[1:-1], -1)
+        dx = np.linalg.solve(hessian, -2 * s * x)
+        d_cost, d_variance = np.diff(marginal) @ dx, 2 * (s * x) @ dx
+        assert d_variance < 0 < d_cost
         assert d_cost / d_variance == pytest.approx(-lam, rel=1e-9)
 
 

@@ -25,16 +25,12 @@ class EfficientFrontier:
 
     risk_aversion: FloatArray  #: λ, rising. [1/currency]
     expected_cost: FloatArray  #: E, never falling; λV is no part of it. [currency]
-    cost_sd: FloatArray  #: √V, never rising. [currency]
+    cost_variance: FloatArray  #: V, never rising. [currency²]
+    cost_sd: FloatArray  #: √V. [currency]
     lvar: FloatArray  #: E + `level` · √V. [currency]
     holdings: FloatArray  #: x_j, shape (points, N + 1). [contracts]
     level: float  #: λ_v of the L-VaR. [-]
     knee: int  #: index of the point farthest below the chord of the curve, √V and E each scaled to [0, 1].
-
-    @property
-    def cost_variance(self) -> FloatArray:
-        """V. [currency²]"""
-        return np.square(self.cost_sd)
 
     def frame(self) -> pd.DataFrame:
         """The points as a table: risk_aversion, expected_cost, cost_sd, lvar, first_slice_pct, knee."""
@@ -71,7 +67,8 @@ def efficient_frontier(
     Returns
     -------
     EfficientFrontier
-        dE/dV = -λ along it (A-C section 2.3): the slope of every chord lies between the -λ of its ends.
+        dE/dV = -λ along it (A-C section 2.3): the slope of every chord lies between the -λ of its ends. E and V are
+        strictly monotone from κT = 0.05 to x_1/X = 1e-6, and constant where they differ by rounding alone.
     """
     _one(problem)
     if risk_aversion is None:
@@ -100,8 +97,20 @@ def efficient_frontier(
     if (solution.status != 0).any():
         raise ValueError(f"the problem has no optimal schedule (status {int(solution.status.max())})")
     cost = schedule_cost(many, solution.slices, solution.holdings)
-    expected, sd = cost.expected_cost, np.sqrt(cost.cost_variance)
-    return EfficientFrontier(lam, expected, sd, expected + level * sd, solution.holdings, level, _knee(sd, expected))
+    # Where schedules differ by less than rounding, so do E and V, in either direction: there they stay as they were.
+    expected = np.maximum.accumulate(cost.expected_cost)
+    variance = np.minimum.accumulate(cost.cost_variance)
+    sd = np.sqrt(variance)
+    return EfficientFrontier(
+        risk_aversion=lam,
+        expected_cost=expected,
+        cost_variance=variance,
+        cost_sd=sd,
+        lvar=expected + level * sd,
+        holdings=solution.holdings,
+        level=level,
+        knee=_knee(sd, expected),
+    )
 
 
 def _knee(sd: FloatArray, expected: FloatArray) -> int:
