@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from tick_tables import assert_same_rows
 
 from tributary_opt import schema
+from tributary_opt.optimization import night
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
 from tributary_opt.optimization.strategies import (
     generate_ac_volume_time_trajectory,
@@ -529,6 +530,22 @@ def test_power_law_beyond_its_convexity_is_infeasible_and_the_baselines_stay() -
     assert set(out.loc[optimal, "status"]) == {"infeasible"}
     assert out.loc[optimal, "remaining"].isna().all()
     assert out.loc[~optimal, "expected_cost"].notna().all()
+
+
+def test_search_that_does_not_end_is_no_infeasible_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row says what is to blame: a trader would look for a cap in vain. No problem is known that needs 200 sweeps."""
+    grid = Grid(n_steps=12, order_sizes_pct_adv=(1.0, 10.0, 20.0), max_participation=0.15)
+    whole = precompute(parameters(market()), grid, AS_OF).set_index(KEYS)
+    monkeypatch.setattr(night, "solve", partial(night.solve, most_sweeps=2))
+    out = precompute(parameters(market()), grid, AS_OF).set_index(KEYS)
+    lost = out["status"] == "not_converged"
+    assert set(whole["status"]) == {"ok", "infeasible"}
+    assert lost.any()
+    assert set(out.index[lost].get_level_values("strategy")) == {"almgren_chriss_capped"}
+    assert (whole.loc[lost, "status"] == "ok").all()
+    assert out.loc[lost, ["expected_cost", "cost_variance", "remaining"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(out[~lost], whole[~lost])
+    assert set(out["status"]) <= set(schema.TRAJECTORY_STATUSES)
 
 
 def test_capped_schedule_keeps_its_share_of_the_volume_expected_in_each_slice() -> None:

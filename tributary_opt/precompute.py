@@ -40,7 +40,6 @@ _REFUSED = (
     SolveStatus.BAD_INPUT,
     SolveStatus.INFEASIBLE,
     SolveStatus.BEYOND_CONVEXITY,
-    SolveStatus.NOT_CONVERGED,
     # An urgency that no λ in the double range gives has none to store.
     SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
 )
@@ -237,6 +236,8 @@ class _Horizon:
         status = np.full(inside.shape, "ok", dtype=object)
         status[np.broadcast_to(solved == SolveStatus.TWAP_ETA_TILDE, inside.shape)] = "twap_eta_tilde"
         status[~inside] = "price_out_of_range"
+        # No cap or market is to blame where the search did not end: another status, so that nobody looks for one.
+        status[np.broadcast_to(solved == SolveStatus.NOT_CONVERGED, inside.shape)] = "not_converged"
         refused = np.isin(solved, _REFUSED) | of_market(self.over)
         status[np.broadcast_to(refused, inside.shape)] = "infeasible"
         columns["status"] = status

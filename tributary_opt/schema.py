@@ -599,7 +599,7 @@ TRAJECTORIES: Final = Table(
         _int("size_ix", "place of the order size in the grid"),
         _int("risk_ix", "place of the risk level in the grid; -1 for a strategy without one"),
         _int("horizon_ix", "place of the horizon in the grid"),
-        _symbol("status", "ok | twap_eta_tilde | price_out_of_range | infeasible"),
+        _symbol("status", "ok | twap_eta_tilde | price_out_of_range | infeasible | not_converged"),
         _symbol("calendar", "24/7 or an exchange's code; a day is one of its trading days"),
         _double("day_hours", "h", "length of the newest trading day used"),
         _double("order_size", "contracts", "size of the order"),
@@ -748,4 +748,4 @@ PARAMETER_REASONS: Final = (
 )
 """Why a market is refused, complete. Where several hold, the first of this order stands in the row."""
 
-TRAJECTORY_STATUSES: Final = ("ok", "twap_eta_tilde", "price_out_of_range", "infeasible")
+TRAJECTORY_STATUSES: Final = ("ok", "twap_eta_tilde", "price_out_of_range", "infeasible", "not_converged")

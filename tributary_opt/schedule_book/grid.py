@@ -15,7 +15,7 @@ from tributary_opt import schema
 Key = tuple[str, str]
 """market_id, token_id"""
 
-INFEASIBLE = "infeasible"
+_UNSOLVED = ("infeasible", "not_converged")
 
 _KEYS = ("run_id", "market_id", "token_id")
 TEXTS = ("strategy", "status", "permanent", "impact_law", "cost_profile")
@@ -59,7 +59,7 @@ class Block:
         self.end = np.append(self.first[1:], self.n_rows)
         ids, tokens = self.words["market_id"], self.words["token_id"]
         self.places = {(ids[market[i]], tokens[token[i]]): place for place, i in enumerate(self.first.tolist())}
-        self.feasible = ~self.has("status", INFEASIBLE)
+        self.feasible = ~np.logical_or.reduce([self.has("status", status) for status in _UNSOLVED])
         self.optimal = self.feasible & ~np.isnan(self.number["urgency"])
         self._markets: dict[int, Market] = {}
 
