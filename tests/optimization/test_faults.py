@@ -219,6 +219,37 @@ def test_fault_24_quotients_of_floats() -> None:
         assert (sum(t.params["lots"]), t.params["remainder"], len(t.trade_sizes)) == (lots, 0, 5)
 
 
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.9])
+def test_fault_23_power_law_of_a_sale(alpha: float) -> None:
+    """Others raise the signed rate of a sale to the exponent: NaN. A sale costs what the purchase does."""
+    params = dataclasses.replace(SMOKE, alpha=alpha, tau=0.1)
+    sale, purchase = (
+        generate_ac_trajectory(5000, 10, params, 1.0, impact_law="power", side=side) for side in ("sell", "buy")
+    )
+    assert sound(sale)
+    np.testing.assert_array_equal(sale.trade_sizes, purchase.trade_sizes)
+    assert sale.params["expected_cost"] == purchase.params["expected_cost"] > 0
+    assert sale.params["implied_price"] - 0.5 == pytest.approx(0.5 - purchase.params["implied_price"], rel=1e-12)
+
+
+@pytest.mark.parametrize("price", [1e-5, 0.5, 9e4])
+def test_fault_25_smallest_slice_in_money_where_contracts_belong(price: float) -> None:
+    """Others hold an amount of money against a minimum in contracts: what is allowed then depends on the price.
+
+    At 1e-5 the 50,000 contracts are worth half a unit of currency and may be traded; at 90,000 nine of them are worth
+    810,000 and may not.
+    """
+    params = dataclasses.replace(smoke(10), price=price)
+    slices = schedule_order(50_000, 10, params, 1e-3, min_slice=10, lot_size=1).trade_sizes
+    reference = schedule_order(50_000, 10, smoke(10), 1e-3, min_slice=10, lot_size=1).trade_sizes
+    np.testing.assert_array_equal(slices, reference)
+    assert ((slices == 0) | (slices >= 10)).all()
+    with pytest.raises(InfeasibleSchedule, match="order_size 9 is less than min_slice"):
+        schedule_order(9, 10, params, 1e-3, min_slice=10)
+    capped = schedule_order(50_000, 10, params, 1e-3, max_slice=5_010).trade_sizes
+    assert capped.max() == 5_010
+
+
 def test_fault_14_urgency_that_knows_neither_impact_nor_size() -> None:
     """Others' schedule is λσ alone (1671 1669 … for any ADV); and NaN cast to whole contracts is -2^63."""
     params = calibrate_ac_params(1e6, 0.02, 0.02, 50.0)
