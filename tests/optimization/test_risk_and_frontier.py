@@ -28,6 +28,12 @@ def paper(n_steps: int = 5, risk_aversion: float = 1e-6, **more: Any) -> Problem
     return market_problem(1e6, risk_aversion, n_steps=n_steps, **given)
 
 
+def by_the_hour(**more: Any) -> Problem:
+    rng = np.random.default_rng(3)
+    volume, variance = rng.gamma(3.0, 1.0, (2, 24))
+    return paper(24, volume_profile=volume, variance_profile=variance, **more)
+
+
 def square_root(risk_aversion: float = 1e-6) -> Problem:
     return market_problem(
         1e5, risk_aversion, eta=2.5e-6, gamma=2.5e-7, sigma=0.95, epsilon=0.06, horizon=1.0, n_steps=24,
@@ -53,7 +59,11 @@ def test_lvar_of_the_paper() -> None:
     assert figures.tangency == pytest.approx(1.645, rel=1e-9)
 
 
-@pytest.mark.parametrize("problem", [paper(), paper(50), square_root()], ids=["paper", "fifty", "square root"])
+@pytest.mark.parametrize(
+    "problem",
+    [paper(), paper(50), square_root(), by_the_hour(), by_the_hour(cap=3e5)],
+    ids=["paper", "fifty", "square root", "by the hour", "capped"],
+)
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_every_figure_leads_back_to_its_lambda(problem: Problem, scale: float) -> None:
     lam = 1e-6 * scale
@@ -74,6 +84,20 @@ def test_every_figure_leads_back_to_its_lambda(problem: Problem, scale: float) -
         assert found.risk_aversion == pytest.approx(lam, rel=1e-9 * max(1.0, found.condition * 10))
 
 
+def test_target_at_an_end_of_its_range_may_be_off_by_rounding() -> None:
+    """0.1 + 0.2 for 0.3 is no reason to refuse; 1e-9 is, for it would not be met."""
+    for share in (0.2, 0.2 * (1 - 2e-16), 0.2 * (1 + 2e-16)):
+        assert risk_aversion_from_share_done(paper(), share, 1).achieved == pytest.approx(share, rel=1e-15)
+    capped = paper(cap=3e5)
+    full = risk_aversion_from_share_done(capped, 0.1 + 0.2, 1)
+    assert full.achieved == pytest.approx(0.3, rel=1e-15)
+    most = risk_figures(replace(capped, risk_aversion=np.asarray(full.risk_aversion))).share_done[0]
+    assert most == pytest.approx(0.3, rel=1e-15)
+    for share in (0.2 * (1 - 1e-9), 0.3 * (1 + 1e-9)):
+        with pytest.raises(ValueError, match=r"it can be from 0\.2 to 0\.3 for"):
+            risk_aversion_from_share_done(capped, share, 1)
+
+
 def test_unreachable_targets_are_refused_with_the_range() -> None:
     with pytest.raises(ValueError, match=r"expected_cost = 100000: it can be from 662500 to 2562500"):
         risk_aversion_from_cost(paper(), 1e5)
@@ -87,12 +111,6 @@ def test_unreachable_targets_are_refused_with_the_range() -> None:
         risk_aversion_from_decay_time(paper(), 0.0)
     with pytest.raises(ValueError, match="after_slice"):
         risk_aversion_from_share_done(paper(), 0.5, 9)
-
-
-def by_the_hour(**more: float) -> Problem:
-    rng = np.random.default_rng(3)
-    volume, variance = rng.gamma(3.0, 1.0, (2, 24))
-    return paper(24, volume_profile=volume, variance_profile=variance, **more)
 
 
 FRONTIERS = {

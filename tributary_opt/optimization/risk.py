@@ -28,7 +28,7 @@ __all__ = [
     "risk_figures",
 ]
 
-_LOWEST, _HIGHEST = -690.0, 690.0  # log of the dimensionless risk searched
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,16 @@ def _find(
     last, _ = at(high)
     rising = last > first
     least, most = min(neutral, last), max(neutral, last)
-    if not (math.isfinite(target) and (min(first, last) <= target <= max(first, last))):
-        if target == neutral:
-            return RiskChoice(0.0, neutral, math.inf)
+    # A target at an end of the range, but for the rounding of whoever computed it, is that end.
+    inside = min(max(target, min(first, last)), max(first, last)) if math.isfinite(target) else math.nan
+    if abs(target - neutral) <= _ROUNDING * abs(neutral) and not min(first, last) <= target <= max(first, last):
+        return RiskChoice(0.0, neutral, math.inf)
+    if not abs(target - inside) <= _ROUNDING * abs(inside):
         raise ValueError(
             f"no risk_aversion gives {name} = {target + shown:.10g}: it can be from {least + shown:.10g} to "
             f"{most + shown:.10g} for this order, horizon and market"
         )
+    target = inside
     below, above = (first - target, last - target) if rising else (target - first, target - last)
     sign = 1.0 if rising else -1.0
     best, lam = first, at(low)[1]
