@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tributary_opt import AlmgrenChrissParams, generate_pov_trajectory, generate_vwap_trajectory
 from tributary_opt.optimization import SolveStatus
-from tributary_opt.optimization.closed_form import FloatArray
+from tributary_opt.optimization.arguments import FloatArray
 from tributary_opt.optimization.night import solve_grid
 from tributary_opt.optimization.problem import ImpactLaw, Problem
 from tributary_opt.optimization.scheduler import schedule_order

@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tributary_opt.optimization.closed_form import Permanent, SolveStatus, effective_eta
+from tributary_opt.optimization.arguments import Permanent, Side, _aversion, _number
+from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
 from tributary_opt.optimization.problem import ImpactLaw
 from tributary_opt.optimization.rule import rule_parameters
 from tributary_opt.optimization.solver import solve
 from tributary_opt.optimization.trajectory import (
     AlmgrenChrissParams,
     ExecutionTrajectory,
-    Side,
     _eta_tilde_warning,
-    _number,
     _Order,
     _Shape,
     implied_average_price,
@@ -178,13 +177,7 @@ def generate_ac_trajectory(
     if params is None:
         raise TypeError("params must be AlmgrenChrissParams, got None")
     order = _Order.checked("almgren_chriss", order_size, duration_periods, params, permanent, side, impact_law)
-    lam = _number("risk_aversion", risk_aversion)
-    faults = []
-    if not (math.isfinite(lam) and lam >= 0):
-        faults.append(
-            f"risk_aversion must be finite and >= 0, got {lam:g}: 0 is TWAP; for everything at once take "
-            "generate_market_order_trajectory"
-        )
+    lam, faults = _aversion("risk_aversion", risk_aversion)
     if faults or order.faults:
         return order.refused(lam, faults)
 

@@ -28,13 +28,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tributary_opt.optimization.arguments import (
+    FloatArray,
+    Permanent,
+    _check_permanent,
+    _check_steps,
+    _floats,
+    _non_negative,
+    _output,
+    _positive,
+    _representable,
+)
+
 __all__ = [
-    "Permanent",
     "SolveStatus",
     "cost_and_variance",
     "decay_rate",
@@ -44,9 +55,7 @@ __all__ = [
     "risk_aversion_from_urgency",
 ]
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
-Permanent = Literal["paper", "midprice"]
 
 # κτ outside these changes no bit of any shape. Below, the shape differs from the straight line by (κT)²/6, under 2^-120
 # for a million steps, and a power of two makes that line exact. Above, all is in slice 1, and κτ·j stays finite.
@@ -566,61 +575,3 @@ def _two_product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     b_high = b_scaled - (b_scaled - b)
     a_low, b_low = a - a_high, b - b_high
     return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _floats(name: str, value: Any) -> FloatArray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be real numbers, got {array.dtype} ({type(value).__name__})")
-    return array.astype(np.float64, copy=False)
-
-
-def _in_range(value: FloatArray) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(value) & (value >= 0))
-
-
-def _non_negative(name: str, value: Any) -> FloatArray:
-    array = _floats(name, value)
-    if not _in_range(array).all():
-        raise ValueError(f"{name} must be finite and >= 0, got {array[~_in_range(array)].flat[0]}")
-    return array
-
-
-def _positive(name: str, value: Any) -> FloatArray:
-    array = _floats(name, value)
-    good = _in_range(array) & (array > 0)
-    if not good.all():
-        raise ValueError(f"{name} must be finite and > 0, got {array[~good].flat[0]}")
-    return array
-
-
-def _representable(name: str, value: FloatArray) -> FloatArray:
-    if not np.isfinite(value).all():
-        raise ValueError(f"{name} is beyond the double range: use other units (a larger currency or contract)")
-    return value
-
-
-def _check_steps(n_steps: Any) -> int:
-    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)):
-        raise TypeError(f"n_steps must be an integer, got {type(n_steps).__name__}")
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be >= 1, got {n_steps}")
-    return int(n_steps)
-
-
-def _check_permanent(permanent: Any) -> None:
-    if permanent not in ("paper", "midprice"):
-        raise ValueError(f'permanent must be "paper" or "midprice", got {permanent!r}')
-
-
-def _output(name: str, array: FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
-    if array is None:
-        return np.empty(shape)
-    if array.shape != shape or array.dtype != np.float64 or not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous float64 of shape {shape}, got {array.dtype} {array.shape}")
-    return array

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tributary_opt.optimization.closed_form import FloatArray, _floats, _in_range
+from tributary_opt.optimization.arguments import FloatArray, _floats, _in_range
 from tributary_opt.optimization.problem import Problem, schedule_cost
 from tributary_opt.optimization.risk import _means, _one
 from tributary_opt.optimization.solver import solve

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.optimization.closed_form import (
-    _CHUNK_ELEMENTS,
-    _SHORTEST_STEP,
+from tributary_opt.optimization.arguments import (
     FloatArray,
     Permanent,
-    SolveStatus,
     _check_permanent,
     _check_steps,
     _floats,
     _in_range,
-    _Market,
     _output,
+)
+from tributary_opt.optimization.closed_form import (
+    _CHUNK_ELEMENTS,
+    _SHORTEST_STEP,
+    SolveStatus,
+    _Market,
     _risk_aversion,
     _scaled_cost,
     _step_decay,

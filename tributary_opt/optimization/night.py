@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.optimization.closed_form import (
-    FloatArray,
-    Permanent,
-    SolveStatus,
-    _check_steps,
-    _floats,
-    _half_steps,
-    _in_range,
-    _risk_aversion,
-    _step_decay,
-)
+from tributary_opt.optimization.arguments import FloatArray, Permanent, _check_steps, _floats, _in_range
+from tributary_opt.optimization.closed_form import SolveStatus, _half_steps, _risk_aversion, _step_decay
 from tributary_opt.optimization.problem import EXPONENT_RANGE, ImpactLaw, Problem, market_problem, schedule_cost
 from tributary_opt.optimization.riccati import nothing_yet
 from tributary_opt.optimization.solver import solve

@@ -20,17 +20,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.optimization.closed_form import (
+from tributary_opt.optimization.arguments import (
     FloatArray,
     Permanent,
     _check_permanent,
     _check_steps,
     _floats,
-    _held_after,
     _in_range,
-    _sum_steps,
-    effective_eta,
 )
+from tributary_opt.optimization.closed_form import _held_after, _sum_steps, effective_eta
 
 __all__ = [
     "EXPONENT_RANGE",

@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tributary_opt.optimization.closed_form import FloatArray, _aligned, _clip
+from tributary_opt.optimization.arguments import FloatArray
+from tributary_opt.optimization.closed_form import _aligned, _clip
 from tributary_opt.optimization.problem import Problem, _cost_of_steps
 
 __all__ = ["CHUNK_ELEMENTS", "RiccatiChunk", "in_parts", "nothing_yet", "riccati", "scaled_risk", "steps_first", "turn"]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tributary_opt.optimization.closed_form import FloatArray, _half_steps
+from tributary_opt.optimization.arguments import FloatArray
+from tributary_opt.optimization.closed_form import _half_steps
 from tributary_opt.optimization.problem import Problem, schedule_cost
 from tributary_opt.optimization.solver import solve
 

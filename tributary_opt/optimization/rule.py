@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.optimization.closed_form import FloatArray, _floats
+from tributary_opt.optimization.arguments import FloatArray, _floats
 
 __all__ = ["RuleParameters", "rule_parameters"]
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tributary_opt.optimization.closed_form import FloatArray, Permanent, SolveStatus, _floats
+from tributary_opt.optimization.arguments import FloatArray, Permanent, Side, _aversion, _floats, _number, _shares
+from tributary_opt.optimization.closed_form import SolveStatus
 from tributary_opt.optimization.problem import ImpactLaw, Problem, schedule_cost
 from tributary_opt.optimization.riccati import nothing_yet
 from tributary_opt.optimization.solver import Solution, solve
-from tributary_opt.optimization.strategies import _risk_aversion, _shares
-from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, Side, _number, _Order
+from tributary_opt.optimization.strategies import _OfFunction
+from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, _Order
 
 __all__ = [
     "AlmgrenChrissCappedStrategy",
@@ -104,7 +105,7 @@ def schedule_order(
         For an argument out of range.
     """
     order = _Order.checked("almgren_chriss_capped", order_size, duration_periods, params, permanent, side, impact_law)
-    lam, faults = _risk_aversion("risk_aversion", risk_aversion)
+    lam, faults = _aversion("risk_aversion", risk_aversion)
     volume = None
     if volume_profile is not None:
         volume = _floats("volume_profile", volume_profile)
@@ -467,7 +468,7 @@ def _exchange(problem: Problem, lots: FloatArray, bound: _Limits, cost: float) -
 
 
 @dataclass(frozen=True)
-class AlmgrenChrissCappedStrategy:
+class AlmgrenChrissCappedStrategy(_OfFunction):
     """Almgren-Chriss within limits; see `schedule_order`."""
 
     params: AlmgrenChrissParams
@@ -479,19 +480,4 @@ class AlmgrenChrissCappedStrategy:
     lot_size: float | None = None
     impact_law: ImpactLaw = "linear"
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return schedule_order(
-            order_size,
-            duration_periods,
-            self.params,
-            self.risk_aversion,
-            volume_profile=self.volume_profile,
-            max_participation=self.max_participation,
-            max_slice=self.max_slice,
-            min_slice=self.min_slice,
-            lot_size=self.lot_size,
-            impact_law=self.impact_law,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(schedule_order)

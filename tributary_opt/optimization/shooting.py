@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tributary_opt.optimization.closed_form import FloatArray
+from tributary_opt.optimization.arguments import FloatArray
 
 if TYPE_CHECKING:
     from tributary_opt.optimization.solver import _Chunk

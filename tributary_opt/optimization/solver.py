@@ -35,14 +35,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.optimization.closed_form import (
-    _SMALLEST_STEP_DECAY,
-    FloatArray,
-    SolveStatus,
-    _fill_shapes,
-    _floats,
-    _in_range,
-)
+from tributary_opt.optimization.arguments import FloatArray, _floats, _in_range
+from tributary_opt.optimization.closed_form import _SMALLEST_STEP_DECAY, SolveStatus, _fill_shapes
 from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, cost_of_steps, schedule_cost
 from tributary_opt.optimization.riccati import (
     CHUNK_ELEMENTS,

@@ -6,24 +6,18 @@ Every baseline is costed by the same function as the optimum, never free.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
-from tributary_opt.optimization.closed_form import FloatArray, Permanent, _floats
+from tributary_opt.optimization.arguments import FloatArray, Permanent, Side, _aversion, _floats, _number, _shares
 from tributary_opt.optimization.problem import ImpactLaw, Problem
 from tributary_opt.optimization.solver import solve, solve_tracking
-from tributary_opt.optimization.trajectory import (
-    AlmgrenChrissParams,
-    ExecutionTrajectory,
-    Side,
-    _number,
-    _Order,
-    _Shape,
-)
+from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, _Order, _Shape
 
 __all__ = [
     "AlmgrenChrissStrategy",
@@ -226,7 +220,7 @@ def generate_ac_volume_time_trajectory(
     """
     name = "almgren_chriss_volume_time"
     order, profile, warnings = _in_volume_time(name, order_size, volume_profile, params, permanent, side, impact_law)
-    lam, faults = _risk_aversion("risk_aversion", risk_aversion)
+    lam, faults = _aversion("risk_aversion", risk_aversion)
     if profile is None or faults:
         return order.refused(lam, [*warnings, *faults])
     problem = order.problem(lam, profile)
@@ -260,8 +254,8 @@ def generate_vwap_tracking_trajectory(
     order, profile, warnings = _in_volume_time(
         "vwap_tracking", order_size, volume_profile, params, permanent, side, "linear"
     )
-    lam, faults = _risk_aversion("risk_aversion", risk_aversion)
-    tracking, more = _risk_aversion("tracking_aversion", tracking_aversion)
+    lam, faults = _aversion("risk_aversion", risk_aversion)
+    tracking, more = _aversion("tracking_aversion", tracking_aversion)
     if profile is None or faults or more:
         return order.refused(lam, [*warnings, *faults, *more])
     problem = order.problem(lam, profile)
@@ -352,49 +346,44 @@ def _in_volume_time(
     return order, None if faults or order.faults else profile, said
 
 
-def _shares(volume_profile: ArrayLike, n_steps: int) -> tuple[FloatArray, list[str]]:
-    """Shares of the volume that sum to 1, flat where there is none."""
-    volume = _floats("volume_profile", volume_profile)
-    if volume.shape != (n_steps,):
-        raise ValueError(f"volume_profile must have one entry for each of {n_steps} slices, got shape {volume.shape}")
-    flat = np.full(n_steps, 1.0 / n_steps)
-    if not (np.isfinite(volume) & (volume >= 0)).all():
-        return flat, ["volume_profile must be finite and >= 0: give a window with trades in it"]
-    if not volume.any():
-        return flat, ["volume_profile is all zero: the schedule is TWAP; use a window with trades in it"]
-    scaled = volume / volume.max()
-    return scaled / math.fsum(scaled), []
+class _OfFunction:
+    """What the strategies share: the function of each takes the order and, by name, every field of the class."""
+
+    _generate: ClassVar[Callable[..., ExecutionTrajectory]]
+
+    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
+        chosen = dict(vars(self), order_size=order_size, side=side)
+        return type(self)._generate(**self._with_duration(chosen, duration_periods))
+
+    def _with_duration(self, chosen: dict[str, Any], duration_periods: int) -> dict[str, Any]:
+        return chosen | {"duration_periods": duration_periods}
 
 
-def _risk_aversion(name: str, value: Any) -> tuple[float, list[str]]:
-    lam = _number(name, value)
-    good = math.isfinite(lam) and lam >= 0
-    return lam, [] if good else [f"{name} must be finite and >= 0, got {lam:g}: 0 is risk-neutral"]
+class _OfProfile(_OfFunction):
+    """A strategy whose profile says how many slices there are: the duration must be that."""
+
+    def _with_duration(self, chosen: dict[str, Any], duration_periods: int) -> dict[str, Any]:
+        volume = _floats("volume_profile", chosen["volume_profile"])
+        if volume.shape != (duration_periods,):
+            raise ValueError(
+                f"volume_profile must have {duration_periods} entries, one a slice, got shape {volume.shape}"
+            )
+        return chosen | {"volume_profile": volume}
 
 
 @dataclass(frozen=True)
-class AlmgrenChrissStrategy:
+class AlmgrenChrissStrategy(_OfFunction):
     """Almgren-Chriss at one risk aversion; see `generate_ac_trajectory`."""
 
     params: AlmgrenChrissParams
     risk_aversion: float = 1e-6
     impact_law: ImpactLaw = "linear"
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_ac_trajectory(
-            order_size,
-            duration_periods,
-            self.params,
-            self.risk_aversion,
-            impact_law=self.impact_law,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(generate_ac_trajectory)
 
 
 @dataclass(frozen=True)
-class TWAPStrategy:
+class TWAPStrategy(_OfFunction):
     """Equal, or randomised, slices; see `generate_twap_trajectory`."""
 
     params: AlmgrenChrissParams | None = None
@@ -402,55 +391,31 @@ class TWAPStrategy:
     random_pct: float = 0.1
     seed: int | None = None
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_twap_trajectory(
-            order_size,
-            duration_periods,
-            self.params,
-            self.randomize,
-            self.random_pct,
-            self.seed,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(generate_twap_trajectory)
 
 
 @dataclass(frozen=True)
-class MarketOrderStrategy:
+class MarketOrderStrategy(_OfFunction):
     """Everything at once; see `generate_market_order_trajectory`."""
 
     params: AlmgrenChrissParams | None = None
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_market_order_trajectory(
-            order_size, self.params, duration_periods, permanent=self.permanent, side=side
-        )
+    _generate = staticmethod(generate_market_order_trajectory)
 
 
 @dataclass(frozen=True)
-class VWAPStrategy:
+class VWAPStrategy(_OfProfile):
     """In proportion to volume; see `generate_vwap_trajectory`. The profile says how many slices there are."""
 
     volume_profile: ArrayLike
     params: AlmgrenChrissParams | None = None
     impact_law: ImpactLaw = "linear"
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_vwap_trajectory(
-            order_size,
-            _of_length(self.volume_profile, duration_periods),
-            self.params,
-            impact_law=self.impact_law,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(generate_vwap_trajectory)
 
 
 @dataclass(frozen=True)
-class POVStrategy:
+class POVStrategy(_OfProfile):
     """A share of the volume; see `generate_pov_trajectory`."""
 
     volume_profile: ArrayLike
@@ -458,21 +423,11 @@ class POVStrategy:
     params: AlmgrenChrissParams | None = None
     impact_law: ImpactLaw = "linear"
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_pov_trajectory(
-            order_size,
-            _of_length(self.volume_profile, duration_periods),
-            self.participation,
-            self.params,
-            impact_law=self.impact_law,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(generate_pov_trajectory)
 
 
 @dataclass(frozen=True)
-class AlmgrenChrissVolumeTimeStrategy:
+class AlmgrenChrissVolumeTimeStrategy(_OfProfile):
     """Almgren-Chriss in volume time; see `generate_ac_volume_time_trajectory`."""
 
     volume_profile: ArrayLike
@@ -480,21 +435,11 @@ class AlmgrenChrissVolumeTimeStrategy:
     risk_aversion: float = 1e-6
     impact_law: ImpactLaw = "linear"
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_ac_volume_time_trajectory(
-            order_size,
-            _of_length(self.volume_profile, duration_periods),
-            self.params,
-            self.risk_aversion,
-            impact_law=self.impact_law,
-            permanent=self.permanent,
-            side=side,
-        )
+    _generate = staticmethod(generate_ac_volume_time_trajectory)
 
 
 @dataclass(frozen=True)
-class VWAPTrackingStrategy:
+class VWAPTrackingStrategy(_OfProfile):
     """Between Almgren-Chriss and VWAP; see `generate_vwap_tracking_trajectory`."""
 
     volume_profile: ArrayLike
@@ -502,21 +447,4 @@ class VWAPTrackingStrategy:
     risk_aversion: float = 1e-6
     tracking_aversion: float = 1e-6
     permanent: Permanent | None = None
-
-    def generate_trajectory(self, order_size: float, duration_periods: int, side: Side = "sell") -> ExecutionTrajectory:
-        return generate_vwap_tracking_trajectory(
-            order_size,
-            _of_length(self.volume_profile, duration_periods),
-            self.params,
-            self.risk_aversion,
-            self.tracking_aversion,
-            permanent=self.permanent,
-            side=side,
-        )
-
-
-def _of_length(volume_profile: ArrayLike, duration_periods: int) -> FloatArray:
-    volume = _floats("volume_profile", volume_profile)
-    if volume.shape != (duration_periods,):
-        raise ValueError(f"volume_profile must have {duration_periods} entries, one a slice, got shape {volume.shape}")
-    return volume
+    _generate = staticmethod(generate_vwap_tracking_trajectory)

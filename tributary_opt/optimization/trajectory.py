@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tributary_opt.optimization.closed_form import (
-    _SHORTEST_STEP,
+from tributary_opt.optimization.arguments import (
     FloatArray,
     Permanent,
-    SolveStatus,
+    Side,
     _check_permanent,
+    _check_side,
     _floats,
+    _number,
+    _whole,
+)
+from tributary_opt.optimization.closed_form import (
+    _SHORTEST_STEP,
+    SolveStatus,
     _half_steps,
     _Market,
     _scaled_cost,
@@ -37,9 +42,7 @@ from tributary_opt.optimization.problem import (
 )
 from tributary_opt.optimization.solver import Solution
 
-__all__ = ["AlmgrenChrissParams", "ExecutionTrajectory", "Side", "implied_average_price"]
-
-Side = Literal["sell", "buy"]
+__all__ = ["AlmgrenChrissParams", "ExecutionTrajectory", "implied_average_price"]
 
 # The model itself has no limit; this one keeps a mistyped duration from filling the memory.
 _MOST_STEPS = 1_000_000
@@ -452,35 +455,3 @@ def _eta_tilde_warning(eta: float, eta_tilde: float, tau: float) -> str:
         f"eta - gamma*tau/2 must be > 0, got {eta_tilde:g} at tau={tau:g} day: the schedule is TWAP, costed with the "
         f"true eta and gamma; {way_out}"
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _number(name: str, value: Any) -> float:
-    """A real number as float; anything else is a wrong type."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond the double range
-        return math.inf
-
-
-def _whole(name: str, value: Any) -> int | None:
-    """A whole number as int, None for another number; anything else is a wrong type."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    number = _number(name, value)
-    return int(number) if number.is_integer() else None
-
-
-def _check_side(side: Any) -> None:
-    if side not in ("sell", "buy"):
-        raise ValueError(f'side must be "sell" or "buy", got {side!r}')

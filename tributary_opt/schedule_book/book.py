@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.optimization.arguments import Side
 from tributary_opt.optimization.frontier import efficient_frontier
 from tributary_opt.optimization.problem import Problem, schedule_cost
-from tributary_opt.optimization.trajectory import ExecutionTrajectory, Side
+from tributary_opt.optimization.trajectory import ExecutionTrajectory
 from tributary_opt.schedule_book.clock import session_of, stamps, trading_hours
 from tributary_opt.schedule_book.from_parquet import of_parquet
 from tributary_opt.schedule_book.grid import BookError, Key

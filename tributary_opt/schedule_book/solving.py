@@ -16,6 +16,7 @@ import numpy as np
 
 from tributary_opt.market_data.profile import slice_weights
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
+from tributary_opt.optimization.arguments import Side
 from tributary_opt.optimization.closed_form import (
     SolveStatus,
     decay_rate,
@@ -34,7 +35,7 @@ from tributary_opt.optimization.risk import (
     risk_aversion_from_share_done,
 )
 from tributary_opt.optimization.scheduler import InfeasibleSchedule, LimitedSchedule, schedule_problem
-from tributary_opt.optimization.trajectory import ExecutionTrajectory, Side, implied_average_price
+from tributary_opt.optimization.trajectory import ExecutionTrajectory, implied_average_price
 from tributary_opt.schedule_book.clock import first_session
 from tributary_opt.schedule_book.grid import BookError
 from tributary_opt.schedule_book.hull import (
