@@ -18,10 +18,16 @@ from tributary_opt.storage.parquet import write_release_file
 RUN = "0123456789abcdef"
 
 
+GRID = Grid(order_sizes_pct_adv=(1.0, 2.0), n_steps=6)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("parquet")
-    solved = made_night(12, Grid(order_sizes_pct_adv=(1.0, 2.0), n_steps=6)).trajectories
+    return published(tmp_path_factory.mktemp("parquet"), GRID)
+
+
+def published(root: Path, grid: Grid) -> Path:
+    solved = made_night(12, grid).trajectories
     rows = solved.assign(as_of=pd.Timestamp(DAY, tz="UTC"), run_id=RUN)[schema.TRAJECTORIES.names]
     table = pa.Table.from_pandas(rows, schema=schema.TRAJECTORIES.arrow_schema(), preserve_index=False)
     write_release_file(root, schema.TRAJECTORIES, table.replace_schema_metadata(None), DAY, RUN)
@@ -30,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_orders_add_up_to_what_was_published(root: Path, tmp_path: Path) -> None:
     orders = desk_orders(root, DAY, RUN, Desk(order_size_pct_adv=2.0, urgency=3.0, side="buy"))
-    night = made_night(12, Grid(order_sizes_pct_adv=(1.0, 2.0), n_steps=6))
+    night = made_night(12, GRID)
     p = night.parameters[night.parameters["status"] == "ok"].set_index("market_id")
     ok = orders.groupby("market_id")["contracts"].sum()
     assert set(ok.index) <= set(p.index)
@@ -45,8 +51,19 @@ def test_orders_add_up_to_what_was_published(root: Path, tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_desk_trades_its_own_markets(root: Path) -> None:
-    assert set(desk_orders(root, DAY, RUN, Desk(markets=(NASTY, "unknown")))["market_id"]) <= {NASTY}
+def test_a_desk_trades_its_own_markets_and_is_told_of_those_without_an_order(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = desk_orders(root, DAY, RUN, Desk(markets=(NASTY, "KX-MADE-00001", "KX-MADE-00009", "unknown")))
+    assert {"KX-MADE-00001"} <= set(orders["market_id"]) <= {NASTY, "KX-MADE-00001"}
+    assert "KX-MADE-00009, unknown: run 0123456789abcdef has no schedule" in caplog.text
+
+
+def test_a_release_under_caps_gives_orders_that_keep_them(tmp_path: Path) -> None:
+    orders = desk_orders(published(tmp_path, GRID.model_copy(update={"max_slice": 0.2})), DAY, RUN, Desk())
+    whole = orders.groupby("market_id")["contracts"]
+    assert whole.ngroups > 5
+    assert (whole.max() <= 0.2 * whole.sum() * (1 + 1e-12)).all()
 
 
 def test_what_the_grid_does_not_have_is_refused_with_what_it_has(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import date
 from pathlib import Path
@@ -10,17 +11,21 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt import schema
+from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED
 from tributary_opt.settings import Desk
 from tributary_opt.storage.parquet import read_release_file
 
 _TOLERANCE = 1e-9
 """How far a size or an urgency of the grid may lie from the desk's to be the same one. [-]"""
 
+_LOG = logging.getLogger(__name__)
+
 
 def desk_orders(root: Path, as_of: date, run_id: str, desk: Desk) -> pd.DataFrame:
     """The desk's slices of the day: one row a market and slice, from the published Almgren-Chriss schedules.
 
-    Only schedules whose status is `ok`. Whether a market is fit to trade (grade, spread) is for the desk to say.
+    Of a release made under caps those that keep them. Only schedules whose status is `ok`: which of the desk's own
+    markets have none is logged. Whether a market is fit to trade (grade, spread) is for the desk to say.
 
     Returns
     -------
@@ -36,7 +41,8 @@ def desk_orders(root: Path, as_of: date, run_id: str, desk: Desk) -> pd.DataFram
         Where the release has no Parquet.
     """
     rows = read_release_file(root, schema.TRAJECTORIES, as_of, run_id).to_pandas()
-    rows = rows[(rows["strategy"] == "almgren_chriss") & (rows["horizon_ix"] == 0)]
+    optimal = CAPPED if (rows["strategy"] == CAPPED).any() else ALMGREN_CHRISS
+    rows = rows[(rows["strategy"] == optimal) & (rows["horizon_ix"] == 0)]
     for column, unit, wanted in (
         ("adv_fraction", "of ADV", desk.order_size_pct_adv / 100.0),
         ("urgency", "(kappa T)", desk.urgency),
@@ -49,6 +55,8 @@ def desk_orders(root: Path, as_of: date, run_id: str, desk: Desk) -> pd.DataFram
     rows = rows[rows["status"] == "ok"]
     if desk.markets:
         rows = rows[rows["market_id"].isin(desk.markets)]
+        if without := sorted(set(desk.markets) - set(rows["market_id"])):
+            _LOG.warning("no order of %s in %s: run %s has no schedule for it", desk.name, ", ".join(without), run_id)
     parts = []
     for row in rows.itertuples():
         held = np.asarray(row.remaining, dtype=float)
