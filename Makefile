@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint pytest clean
 
 demo: $(VENV)/installed
 	$(BIN)/tributary-opt demo
 
-test: $(VENV)/installed lint
+test: $(VENV)/installed
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
