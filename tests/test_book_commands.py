@@ -138,6 +138,10 @@ def test_a_terminal_of_80_columns_shows_whole_words(screens: dict[str, list[str]
     names = [line.split()[1] for line in screens["compare"] if line.startswith("│")]
     assert names == ["almgren_chriss", "almgren_chriss_volume_time", "twap", "vwap", "market_order"]
     assert sum(line.startswith("│") for line in screens["schedule"]) == 48
+    for command in ("schedule", "compare"):
+        cells = [line.split("│")[2].strip() for line in screens[command] if line.startswith("│")]
+        assert len({len(cell.partition(".")[2]) for cell in cells}) == 1, cells  # points below one another
+    assert "cost" not in screens["explain"]  # a stage of which nothing is known
     assert screens["schedule"][0].startswith("KXPRESIDENT-2028-[WINNER]: sell 1000 contracts by almgren_chriss")
     sigma = next(line for line in screens["explain"] if line.strip().startswith("sigma "))
     assert sigma.split()[:3] == ["sigma", "1", "price/day^0.5"]

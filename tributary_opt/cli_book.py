@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -284,8 +285,9 @@ def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mappin
     shown = Table()
     room = _out.width - 1
     chosen = [name for name in first if name in frame.columns]
+    columns = {name: [escape(text) for text in _texts(frame[name].tolist())] for name in chosen}
     for place, name in enumerate(chosen):
-        cells = [escape(_text(value)) for value in frame[name]]
+        cells = columns[name]
         heading = escape(labels.get(name, name))
         room -= max([len(heading.replace("\\", "")), *map(len, cells)]) + 3
         if room < 0 and place:
@@ -293,8 +295,8 @@ def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mappin
             break
         number = frame[name].dtype.kind in "iuf"
         shown.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in frame[chosen].itertuples(index=False):
-        shown.add_row(*(escape(_text(value)) for value in row))
+    for row in zip(*(columns[name] for name in chosen), strict=True):
+        shown.add_row(*row)
     _out.print(shown)
     if left := [name for name in frame.columns if name not in chosen]:
         _out.print(f"[dim]not shown: {', '.join(left)} (--csv, --json, or pipe it)[/]", highlight=False)
@@ -303,12 +305,10 @@ def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mappin
 def _explain(market: str, found: pd.DataFrame) -> None:
     """The chain of evidence as text: a line a quantity, what it means below it."""
     _out.print(f"[bold]{escape(market)}[/]", highlight=False)
-    for stage, rows in found.groupby("stage", sort=False):
+    for stage, rows in found[found["value"].notna()].groupby("stage", sort=False):
         _out.print(f"\n[bold]{escape(str(stage))}[/]", highlight=False)
         for row in rows.to_dict("records"):
             said = {name: _text(value).removesuffix(" 00:00:00") for name, value in row.items()}
-            if not said["value"]:
-                continue
             line = f"{said['name']:<16} {said['value']} {said['unit'].removeprefix('-')}".rstrip()
             if said["low"] and said["high"]:
                 line += f"  (95 %: {said['low']} to {said['high']})"
@@ -318,6 +318,15 @@ def _explain(market: str, found: pd.DataFrame) -> None:
                 line += f", {row['change_pct']:+.3g} %" if said["change_pct"] else ""
             _out.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
             _out.print(Padding(f"[dim]{escape(said['meaning'])}[/]", (0, 0, 0, 6)), highlight=False)
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """A column's cells: numbers of like size with the same decimals, six figures of the largest."""
+    sizes = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v) and v != 0]
+    if not sizes or max(sizes) >= 1e3 * min(sizes) or not 1e-3 <= max(sizes) < 1e6:
+        return [_text(value) for value in values]
+    decimals = 0 if all(size.is_integer() for size in sizes) else 5 - math.floor(math.log10(max(sizes)))
+    return [f"{v:.{decimals}f}" if isinstance(v, float) and math.isfinite(v) else _text(v) for v in values]
 
 
 def _text(value: Any) -> str:
