@@ -173,6 +173,7 @@ def test_error_is_one_line_with_the_remedy(root: Path, words: tuple[str, ...], s
     found = run(root, *words)
     assert found.exit_code == 1
     assert said in found.stderr
+    assert not re.match(r"refused: \w+(Refused|Error):", found.stderr)  # the words of the refusal, not our class's name
     assert len(found.stderr.strip().splitlines()) == 1
     assert found.stdout == ""
 

@@ -312,7 +312,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        _refuse(f"{type(error).__name__}: {error}")
+        _refuse(str(error))
         raise typer.Exit(1) from None
     except Exception as error:
         if not isinstance(error, _refused_by_rooms()):
