@@ -260,13 +260,11 @@ class Shot:
                     np.divide(more, above, out=more)
                     if not self.one_spread:
                         more[above == 0] = 0.0
-                if capped:
-                    np.less(traded, cap, out=below)
+                if capped and not np.less(traded, cap, out=below).all():
                     # The mask before the steep factor: 0 times an infinity would be no slope at all.
                     np.multiply(more, below, out=more)
-                np.multiply(more, change, out=self.slopes[j])
-                if capped:
                     np.minimum(traded, cap, out=traded)
+                np.multiply(more, change, out=self.slopes[j])
                 np.add(total, traded, out=total)
                 np.add(slope, self.slopes[j], out=slope)
                 if self.anew:

@@ -335,7 +335,7 @@ class _Chunk:
                 share = np.empty(self.size.shape)
                 for row in self.fraction:
                     np.add(room, np.minimum(row, 1.0, out=share), out=room)
-                self.fraction[self.fraction >= 1] = np.inf
+                np.putmask(self.fraction, self.fraction >= 1, np.inf)
             unit = reference * np.power(self.size, self.k)
             self.dearer = np.broadcast_to(0.0, self.cap.shape)
             if not self.one_spread:
@@ -467,7 +467,8 @@ class _Chunk:
                 sweeps[place[done]] = sweep
                 met = done[near.rows]
                 found.append((place[near.rows[met]], *near.some(met)))
-                unmet = np.setdiff1d(np.flatnonzero(done), near.rows, assume_unique=True)
+                unmet = done.copy()
+                unmet[near.rows] = False
                 coarse.append((place[unmet], search.low[unmet], search.high[unmet]))
                 keep = np.flatnonzero(~done)
                 if not len(keep):
