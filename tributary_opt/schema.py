@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Raised when a published table changes; stands in the pointer row and in every Parquet file."""
 
 MAX_STEPS: Final = 1_000
@@ -278,7 +278,8 @@ IMPACT_SUMS: Final = tuple(
     for name in dict.fromkeys((*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK))
     if name not in IMPACT_COUNTS
 )
-"""What an `impact_*` array holds, in order: 36 sums, which with four lengths and the cap makes 145 doubles a day."""
+"""What an `impact_*` array holds, in order: 36 sums. Four lengths, the cap and three sizes of compared sides make 148
+doubles a day."""
 
 IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
 """All of them."""
@@ -339,6 +340,16 @@ MARKET_DAYS: Final = Table(
         _double(
             "effective_spread_volume", "contracts price", "their size times twice the signed distance from that mid"
         ),
+        _long("n_quote_rule_fresh", "those of n_quote_rule half of a half-spread or more away from a fresh mid"),
+        _long(
+            "n_sides_compared",
+            "trades with a given aggressor, half of a half-spread or more from a fresh mid: it moves by less than a "
+            "fifth of its half-spread until then, at the day's pace of mids",
+        ),
+        _long("n_sides_contradicted", "of them on the other side of that mid than their aggressor says"),
+        _double("compared_volume", "contracts", "size of the trades in n_sides_compared"),
+        _double("compared_size_squared", "contracts^2", "sum of their squared sizes"),
+        _double("contradicted_volume", "contracts", "size of the trades in n_sides_contradicted"),
         _double("size_squared", "contracts^2", "sum of squared sizes"),
         _time("first_trade_at", "first trade"),
         _time("last_trade_at", "last trade"),
@@ -519,29 +530,37 @@ PARAMETERS: Final = Table(
         _long("response_n", "pairs of adjacent buckets behind the response"),
         _int("response_clusters", "clusters behind its standard error: days, or blocks of two hours"),
         _int("response_minutes", "bucket length of the response", "min"),
-        _double("sign_accuracy", "-", "share of the aggressors taken to be right; response and direct cost corrected"),
+        _long("sides_compared", "given aggressors held against a fresh mid"),
+        _double("sides_contradicted", "-", "share of them, by size, on the other side of it; null: none was compared"),
+        _double(
+            "sign_accuracy",
+            "-",
+            "share of the aggressors held to be right: given ones by fresh mids, here and at the peers, inferred ones "
+            "by the literature; or as stated",
+        ),
+        _double("sign_accuracy_se", "-", "its standard deviation; in the errors of response and direct cost"),
         _double("response", "price/contract", "the mid's response to signed flow, from this market's tape alone"),
-        _double("response_se", "price/contract", "its clustered standard error"),
+        _double("response_se", "price/contract", "its standard error: clustered, and what is open of the aggressors"),
         *(
             column
             for minutes in IMPACT_BUCKETS
             for column in (
                 _double(f"response_{minutes}m", "price/contract", f"the response by buckets of {minutes} minutes"),
-                _double(f"response_{minutes}m_se", "price/contract", "its clustered standard error"),
+                _double(f"response_{minutes}m_se", "price/contract", "its standard error, likewise"),
             )
         ),
         _double("response_r2", "-", "share of the moves' variance that flow explains"),
         _symbol(
             "response_reason",
             "why this tape shows no response: no_signed_flow | one_sided_flow | too_few_buckets | constant_flow | "
-            "no_move | exact_fit; null where it does",
+            "no_move | exact_fit | sides_doubtful; null where it does",
         ),
         _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
         _double("response_log_sd", "-", "standard deviation of its logarithm"),
         _double("response_own", "-", "share of its precision that is the market's own, the rest is the pool's"),
         _double("response_relative", "-", "it over the peers' middle: what moves the law"),
         _double("direct_eta", "price/(contract/day)", "direct cost of the aggressors' rate, this tape alone"),
-        _double("direct_eta_se", "price/(contract/day)", "its clustered standard error"),
+        _double("direct_eta_se", "price/(contract/day)", "its standard error, as of the response"),
         _symbol("direct_reason", "why there is none, as of the response"),
         _int("direct_minutes", "its bucket length, the nearest to a slice", "min"),
         *(

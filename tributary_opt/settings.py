@@ -241,9 +241,9 @@ class CalibrationRules(_Choice):
     response_minutes: Literal[5, 15, 30, 60] = Field(5, description="Bucket length of the response that is used [min]")
     pool_min_markets: int = Field(10, ge=2, description="Fewer markets with an estimate are no pool")
     sign_accuracy: Literal["measured"] | Annotated[float, Field(gt=0.5, le=1)] = Field(
-        1.0,
+        "measured",
         description="Share of the aggressors that are right; response and direct cost are corrected for the rest. "
-        "measured: where sides are given, by effective over quoted spread, as if trades were done at the quotes",
+        "measured: of given ones by fresh mids, of inferred ones by the literature, and its error counts",
     )
     law: LawPrior = Field(LawPrior(), description="The default law before any tape, and how far a tape moves it")
     grades: GradeLimits = Field(GradeLimits(), description="What a market needs for each grade")

@@ -21,11 +21,9 @@ LAW = CalibrationRules()
 
 
 def measured(changes: list[dict[str, Any]], **of_tape: Any) -> Measured:
-    """Rows of sound statistics, changed; trades were done at the quotes, and so are all aggressors right."""
+    """Rows of sound statistics, changed; no fresh mid contradicts an aggressor."""
     frame = pd.DataFrame([{**SOUND, "market_id": f"M{i:03d}", **change} for i, change in enumerate(changes)])
-    frame["effective_spread"] = [
-        change.get("effective_spread", change.get("spread", SOUND["spread"])) for change in changes
-    ]
+    of_tape.setdefault("flow_rms", np.full(len(frame), 1e6))
     reference = ReferenceData(pd.DataFrame({"market_id": frame["market_id"], "token_id": "t", "kind": "price"}))
     end = pd.Series([END] * len(frame))
     return Measured(frame, reference.of(frame), end, evidence(len(frame), **of_tape))
@@ -177,35 +175,6 @@ def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     assert (with_drift(now, before)["eta_drift_z"] == 0).all()
     other = with_drift(now, before.assign(method="rule"))
     assert other[["sigma_drift_z", "eta_drift_z"]].isna().all().all()
-
-
-@pytest.mark.parametrize(
-    ("statistics", "accuracy"),
-    [
-        ({"effective_spread": 0.016}, 0.9),
-        ({"effective_spread": 0.05}, 1.0),  # a stale mid: no evidence of wrong sides
-        ({"effective_spread": 0.016, "side_method": "quote_rule"}, 1.0),  # made from the quotes, which cannot test them
-        ({"effective_spread": 0.016, "spread_source": "effective"}, 1.0),
-        ({"effective_spread": 0.016, "n_trades": 99}, 1.0),
-        ({"effective_spread": np.nan}, 1.0),
-        ({"effective_spread": 0.016, "n_snapshots": 100, "sigma": 5.0}, 1.0),  # mids long past: noise, no evidence
-    ],
-)
-def test_share_of_right_aggressors_is_read_from_effective_over_quoted_spread(
-    statistics: dict[str, Any], accuracy: float
-) -> None:
-    spread = {
-        "spread": 0.02,
-        "sigma": 0.1,
-        "spread_source": "time_weighted_quoted",
-        "side_method": "given",
-        "n_trades": 5_000,
-    }
-    of = measured([spread | statistics])
-    found = calibrate(of, CalibrationRules(sign_accuracy="measured")).iloc[0]["sign_accuracy"]
-    assert found == pytest.approx(accuracy, rel=1e-12)
-    assert calibrate(of, LAW).iloc[0]["sign_accuracy"] == 1.0
-    assert calibrate(of, CalibrationRules(sign_accuracy=0.8)).iloc[0]["sign_accuracy"] == 0.8
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.7])

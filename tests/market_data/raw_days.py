@@ -45,14 +45,48 @@ def raw_market_day(
     }
     row |= _books(books.sort_values("timestamp", kind="stable"), end, zone, probability, quote_cap_s)
     mids = row.pop("mids")
+    given = good
     good, methods, effective = _with_sides(good, mids, tick_rule)
     row |= _trades(good, zone)
+    row |= judged_sides(given, row["quoted"])
     row |= walks(row.pop("quoted"), walk_pct_volume / 100 * good["size"].sum())
     row |= _noisy(good, start, end, with_book=row["n_two_sided"] > 0)
     row |= {"n_quote_rule": methods.count("quote"), "n_tick_rule": methods.count("tick")}
     row |= dict(zip(("effective_volume", "effective_spread_volume"), effective, strict=True))
     row |= {"flow_cap": flow_cap, **_impact(good, mids, start, end, flow_cap)}
     return row
+
+
+def judged_sides(trades: pd.DataFrame, quoted: pd.DataFrame) -> dict[str, Any]:
+    """Given sides against the mid before, trade by trade, where that mid cannot have moved far."""
+    out = dict.fromkeys(("compared_volume", "compared_size_squared", "contradicted_volume"), 0.0)
+    out |= {"n_sides_compared": 0, "n_sides_contradicted": 0, "n_quote_rule_fresh": 0}
+    stamps = quoted["timestamp"].dt.tz_localize(None).to_numpy()
+    mids = ((quoted["best_bid"] + quoted["best_ask"]) / 2).to_numpy()
+    halves = ((quoted["best_ask"] - quoted["best_bid"]) / 2).to_numpy()
+    moves = seconds = 0.0
+    for _, inside in pd.Series(range(len(stamps))).groupby(quoted["timestamp"].dt.floor("5min").to_numpy()):
+        first, last = inside.iloc[0], inside.iloc[-1]
+        moves += (mids[last] - mids[first]) ** 2
+        seconds += (stamps[last] - stamps[first]) / np.timedelta64(1, "s")
+    for trade in trades.to_dict("records") if seconds > 0 else []:
+        at = trade["timestamp"].tz_localize(None).to_datetime64()
+        look = np.searchsorted(stamps, at, side="left") - 1
+        if look < 0:
+            continue
+        age = (at - stamps[look]) / np.timedelta64(1, "s")
+        off = (trade["price"] - mids[look]) / halves[look]
+        if abs(off) >= 0.5 - 1e-9 and np.sqrt(moves / seconds * age) <= 0.2 * halves[look]:
+            if trade["side"] not in ("buy", "sell"):
+                out["n_quote_rule_fresh"] += 1
+                continue
+            out["n_sides_compared"] += 1
+            out["compared_volume"] += trade["size"]
+            out["compared_size_squared"] += trade["size"] ** 2
+            if (off > 0) != (trade["side"] == "buy"):
+                out["n_sides_contradicted"] += 1
+                out["contradicted_volume"] += trade["size"]
+    return out
 
 
 def fill(sizes: list[float], prices: list[float], order: float) -> float:

@@ -93,6 +93,9 @@ def test_row_of_either_token_is_what_all_ticks_make_on_its_axis(db: QuestDB) -> 
     assert rows["folded_with"].to_dict() == {"a:no": "b:yes", "b:yes": "a:no"}
     # A look stands until the same token's next one: time is no sum over one series.
     of_time = ("quoted_seconds", "spread_seconds", "effective_volume", "effective_spread_volume")
+    # Nor is it which of one token's mids its trades are held against.
+    of_time += ("n_quote_rule_fresh", "n_sides_compared", "n_sides_contradicted")
+    of_time += ("compared_volume", "compared_size_squared", "contradicted_volume")
     for token in ("a:no", "b:yes"):
         raw = raw_market_day(*on_axis_of(token, trades, books), START, END, probability=True)
         for name, expected in raw.items():

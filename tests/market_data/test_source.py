@@ -144,6 +144,42 @@ def test_trade_without_a_side_is_signed_by_the_last_mid_strictly_before_it_else_
     assert [sum(row[f"effective_{v}"] for row in rows) for v in ("volume", "spread_volume")] == [64.0, -64.0]
 
 
+@pytest.mark.parametrize(("of_trades", "of_books"), [(US, US), (US, NS), (NS, US)])
+@pytest.mark.parametrize("scale", [1e-11, 1.0, 1e9])
+def test_given_sides_are_held_against_mids_that_cannot_have_moved_far(
+    db: QuestDB, source: Source, of_trades: str, of_books: str, scale: float
+) -> None:
+    """The mid moves by 0.1 in 100 seconds within a bucket, so by 0.02, a fifth of the half-spread, in four."""
+    for table, kind in (("trades", of_trades), ("orderbook_snapshots", of_books)):
+        db.execute(schema.SOURCE_TABLES[table].ddl().replace(" TIMESTAMP,", f" {kind},"))
+    looks = [("10:00:00", 9.9), ("10:01:40", 10.0), ("10:30:00", 10.0)]  # the last alone in its bucket: no path
+    send(db, "orderbook_snapshots", [book(at(c), "M", bid * scale, (bid + 0.2) * scale) for c, bid in looks])
+    trades = [
+        ("10:01:43.9", 10.2, 1.0, "buy"),
+        ("10:01:43.9", 10.2, 2.0, "sell"),  # above the mid: contradicted
+        ("10:01:43.9", 10.151, 4.0, "buy"),  # half of the half-spread off
+        ("10:01:43.9", 10.149, 8.0, "buy"),  # less
+        ("10:01:44.1", 10.2, 16.0, "sell"),  # 4.1 s after the look
+        ("10:30:03", 10.0, 32.0, "buy"),  # below the mid: contradicted
+        ("10:30:03", 10.0, 64.0, None),  # inferred, by a fresh mid
+        ("10:30:03", 10.06, 128.0, None),  # inferred, too near to it
+        ("10:30:05", 10.0, 256.0, None),  # inferred, by an old one
+    ]
+    send(db, "trades", [trade(at(c), "M", p * scale, s, side) for c, p, s, side in trades])
+    names = ("n_sides_compared", "n_sides_contradicted", "compared_volume", "compared_size_squared")
+    names += ("contradicted_volume", "n_quote_rule_fresh", "n_quote_rule")
+    rows = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert [sum(row[n] for row in rows) for n in names] == [4, 2, 39.0, 1 + 4 + 16 + 32.0**2, 34.0, 1, 3]
+    rows = by_bucket(source.quoted_trades(START, END, probability=False, infer=False))
+    assert [sum(row[n] for row in rows) for n in names] == [4, 2, 39.0, 1 + 4 + 16 + 32.0**2, 34.0, 0, 0]
+
+
+def test_without_two_looks_in_a_bucket_no_mid_is_known_to_be_fresh(db: QuestDB, source: Source) -> None:
+    load(db, [trade(at("10:00:01"), "M", 11.0, 1.0, "sell")], [book(at("10:00:00"), "M", 9.0, 11.0)])
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert (row["n_sides_compared"], row["effective_volume"]) == (0, 1.0)
+
+
 def test_ask_of_one_makes_no_mid_for_a_probability(db: QuestDB, source: Source) -> None:
     load(db, [trade(at("10:01:00"), "M", 0.6, 1.0)], [book(at("10:00:00"), "M", 0.4, 1.0)])
     (row,) = by_bucket(source.quoted_trades(START, END, probability=True, infer=True))

@@ -24,6 +24,7 @@ from tributary_opt.calibration.own_executions import orders_of
 from tributary_opt.calibration.pooling import Posterior, fit_pool, posterior
 from tributary_opt.calibration.priors import law
 from tributary_opt.calibration.refusals import refusals, text
+from tributary_opt.calibration.sides import DOUBTFUL, Corrected, Sides, believed
 from tributary_opt.optimization.rule import rule_parameters
 from tributary_opt.settings import CalibrationRules
 
@@ -34,9 +35,6 @@ METHODS = ("law", "tape", "rule")
 
 ORDER_FRACTION = 0.01
 """The reference order: 1 % of ADV over one trading day. [day]"""
-
-_TRADES_FOR_SIGNS = 100
-"""Trades in the window from which the effective spread tells how many aggressors are right. [-]"""
 
 _SQUARE_ROOT = 2.0 / 3.0
 """Average over an order of a square-root move with prefactor 1. [-]"""
@@ -126,11 +124,14 @@ def calibrate(
     # Refused markets are computed with ones, and forgotten.
     unit, v, sd = (np.where(ok, array, 1.0) for array in (unit, adv, sigma.value))
     eps = np.where(ok, epsilon, 1.0)
-    accuracy = _sign_accuracy(measured, rules)
-    responses = {length: _response(measured, length, unit, accuracy) for length in schema.IMPACT_BUCKETS}
+    stated = None if rules.sign_accuracy == "measured" else rules.sign_accuracy
+    sides = believed(
+        statistics, out["kind"].to_numpy(dtype=object), peers.first_of_pair, stated, min_markets=rules.pool_min_markets
+    )
+    responses = {length: _response(measured, length, unit, sides) for length in schema.IMPACT_BUCKETS}
     response = responses[rules.response_minutes]
     felt, center = peers.pooled(response.estimate, response.se, response.dof, ok)
-    direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0, accuracy)
+    direct, minutes = _direct(measured, unit, slice_days * out["day_hours"].to_numpy(dtype=float) * 60.0, sides)
     paid, _ = peers.pooled(direct.estimate, direct.se, direct.dof, ok)
 
     known = np.isfinite(felt.log_mean) & np.isfinite(center)
@@ -200,12 +201,14 @@ def calibrate(
     out["alpha_se"] = shown(np.sqrt(cost.covariance[:, 1, 1]))
     out["own_orders"] = np.where(ok, cost.own_orders, 0)
 
+    out = out.copy()  # a hundred columns, set one by one, in one piece again
     out["response_n"] = np.where(ok, response.n, np.nan)
     out["response_clusters"] = np.where(ok, response.clusters, np.nan)
     out["response_r2"] = shown(response.r2)
     out["response"] = shown(response.estimate * unit)
     out["response_se"] = shown(response.se * unit)
-    out["response_minutes"], out["sign_accuracy"] = rules.response_minutes, accuracy
+    out["response_minutes"] = rules.response_minutes
+    out["sign_accuracy"], out["sign_accuracy_se"] = sides.accuracy, sides.se
     for length, by in responses.items():
         out[f"response_{length}m"], out[f"response_{length}m_se"] = shown(by.estimate * unit), shown(by.se * unit)
     out["response_units"], out["response_log_sd"] = shown(felt.value), shown(felt.log_sd)
@@ -228,7 +231,6 @@ def calibrate(
     out["sigma_source"] = either(
         np.isfinite(out["sigma"].to_numpy()) & (sigma.own > 0), out["sigma_source"].to_numpy(dtype=object), "pool"
     )
-    out = out.copy()  # a hundred columns, set one by one, in one piece again
     letters, why = grade(out, rules.grades)
     out["grade"], out["grade_reason"] = either(ok, letters, None), either(ok, why, None)
     for name in schema.PARAMETER_DRIFTS:
@@ -277,14 +279,14 @@ class _Peers:
             columns = [np.log(adv * self._scale * multiplier), np.log(spread / self._scale), probability.astype(float)]
             columns.append(np.where(probability, np.log(price * (1.0 - price)), np.nan))
         self._covariates = np.stack([np.where(np.isfinite(c), c, np.nan) for c in columns], axis=1)
-        self._first = ~_is_second_of_a_pair(markets)
+        self.first_of_pair = ~_is_second_of_a_pair(markets)
 
     def sigma(self, markets: pd.DataFrame) -> Posterior:
         """Volatility of every market; a market whose mid never moved has its peers'. [price/√day]"""
         measured, se = markets["sigma"].to_numpy(dtype=float), markets["sigma_se"].to_numpy(dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative, error = measured / self._scale, se / self._scale
-        here = np.where(self._sound & self._first, relative, np.nan)
+        here = np.where(self._sound & self.first_of_pair, relative, np.nan)
         # Within few days the moves themselves are the sample.
         dof = np.maximum(markets["n_days_quoted"].to_numpy(dtype=float) - 1.0, 8.0)
         pool = fit_pool(here, error, dof, self._covariates, min_markets=self._min, log_error=True)
@@ -308,7 +310,7 @@ class _Peers:
         self, estimate: FloatArray, se: FloatArray, dof: FloatArray, ok: NDArray[np.bool_]
     ) -> tuple[Posterior, float]:
         """A coefficient of every market in units of σ/V, and the mean of its logarithm; NaN without a pool."""
-        here = np.where(ok & self._first, estimate, np.nan)
+        here = np.where(ok & self.first_of_pair, estimate, np.nan)
         pool = fit_pool(here, se, dof, self._covariates, min_markets=self._min)
         found = posterior(np.where(ok, estimate, np.nan), se, dof, self._covariates, pool)
         return found, np.nan if pool is None else pool.center
@@ -321,96 +323,25 @@ def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def _sign_accuracy(measured: Measured, rules: CalibrationRules) -> FloatArray:
-    """Share of the aggressors that are right, shape (M,). [-]
-
-    A wrong side turns a trade's half-spread around: given sides that are right with chance a show (2a - 1) times the
-    quoted spread as the effective one. Less than two standard errors below 1 is no evidence against them. Inferred
-    sides were made from the quotes, which cannot test them.
-    """
-    s = measured.statistics
-    if rules.sign_accuracy != "measured":
-        return np.full(len(s), rules.sign_accuracy)
-    testable = s["side_method"].eq("given") & s["spread_source"].eq("time_weighted_quoted")
-    testable &= s["n_trades"].ge(_TRADES_FOR_SIGNS)
-    names = ("effective_spread", "spread", "spread_se", "n_trades", "sigma", "n_days", "n_snapshots")
-    effective, spread, se, n, sigma, days, looks = (s[name].to_numpy(dtype=float) for name in names)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        seen = np.clip(effective / spread, 0.0, 1.0)
-        # Var of a mean of signs with E = c, over trades whose squared sizes are about twice their squared mean.
-        # The mid before a trade is old by the time between two looks, in which it moved.
-        stale = 2.0 * np.nan_to_num(sigma) * np.sqrt(days / looks) / spread
-        error = np.hypot(seen * np.nan_to_num(se) / spread, np.sqrt(2.0 * (1.0 - seen**2 + stale**2) / n))
-        wrong = testable.to_numpy() & (seen < 1.0 - 2.0 * error)
-    return np.where(wrong, 0.5 + 0.5 * seen, 1.0)
-
-
-class _Signs:
-    """What wrong aggressors do to the sums of a bucket length, for every market: arrays of shape (M,).
-
-    Signs right with chance a, each by itself; c = 2a - 1. Of the squared flow, c² of the cross terms and all of the
-    trades' own squares are left: Var Q = (Var q - (1 - c²) Σ size²) / c².
-    """
-
-    def __init__(self, measured: Measured, accuracy: FloatArray, bucket: NDArray[np.int64]):
-        s, lengths = measured.statistics, np.array(schema.IMPACT_BUCKETS, dtype=float)
-        self._c = 2.0 * accuracy - 1.0
-        self._seen = measured.impact.flow_rms[np.arange(len(s)), bucket] ** 2
-        self._minutes = lengths[bucket]
-        self._squares = s["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
-        self._day = s["day_hours"].to_numpy(dtype=float) * 60.0
-        self._volume = s["adv"].to_numpy(dtype=float) * self._minutes / self._day
-        self._half = 0.5 * s["spread"].to_numpy(dtype=float)
-
-    def factor(self) -> FloatArray:
-        """True coefficient of flow over the one of what is seen of it; NaN where little is left of the flow. [-]"""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            left = 1.0 - (1.0 - self._c**2) * self._squares / self._seen
-            found = np.where((left > 0.1) & (self._c > 0.1), self._c / left, np.nan)
-        return np.where(self._c < 1.0, found, 1.0)
-
-    def spread_in_eta(self) -> FloatArray:
-        """What the half-spread adds to the direct cost per rate. [price/(contract/day)]
-
-        Where signs persist, a bucket with much flow has more of its aggressors right: given the flow κ of the others, a
-        side holds c + (1 - c²) κ. κ = c X / (N Var q) per contract, X the cross terms and N the volume of a bucket. The
-        flow of few trades (n of them, N² = n Σ size²) is mostly one trade's own, which tells nothing of itself: n / (n
-        + 0.65) is left, by simulation over 0.1 to 6 trades.
-        """
-        c = self._c
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cross = np.maximum(self._seen - self._squares, 0.0) / c**2
-            n = self._volume**2 / self._squares
-            per_contract = (1.0 - c**2) * c * cross / (self._volume * self._seen) * n / (n + 0.65)
-            found = self._half * per_contract * self._minutes / self._day
-        return np.where(c < 1.0, found, 0.0)
-
-
-def _response(measured: Measured, minutes: int, unit: FloatArray, accuracy: FloatArray) -> _Estimate:
+def _response(measured: Measured, minutes: int, unit: FloatArray, sides: Sides) -> _Estimate:
     """The response of the mid to flow in buckets of a length, in units of σ/V, wrong aggressors corrected for."""
     i = schema.IMPACT_BUCKETS.index(minutes)
     impact, bucket = measured.impact, np.full(len(unit), i)
-    factor = _Signs(measured, accuracy, bucket).factor()
-    slope, se = impact.slope[:, i] * factor, impact.slope_se[:, i] * factor
+    corrected = Corrected(measured.statistics, impact, sides, bucket)
+    slope, se = corrected.response(impact.slope[:, i], impact.slope_se[:, i])
     return _estimate(impact, slope, se, bucket, unit, impact.reason)
 
 
 def _direct(
-    measured: Measured, unit: FloatArray, slice_minutes: FloatArray, accuracy: FloatArray
+    measured: Measured, unit: FloatArray, slice_minutes: FloatArray, sides: Sides
 ) -> tuple[_Estimate, NDArray[np.int64]]:
-    """The direct cost of the aggressors' rate in the bucket nearest to a slice; and that bucket's length. [min]
-
-    Corrected for wrong aggressors; a fifth of what the spread had added is left as error, by which that is only
-    roughly known.
-    """
+    """The direct cost of the aggressors' rate in the bucket nearest to a slice; and that bucket's length. [min]"""
     impact, lengths = measured.impact, np.array(schema.IMPACT_BUCKETS)
     wanted = np.log(np.maximum(np.where(np.isfinite(slice_minutes), slice_minutes, 30.0), 1e-3))
     nearest = np.abs(wanted[:, None] - np.log(lengths)).argmin(axis=1)
     row = np.arange(len(unit))
-    signs = _Signs(measured, accuracy, nearest)
-    factor, added = signs.factor(), signs.spread_in_eta()
-    value = (impact.direct_eta[row, nearest] - added) * factor
-    se = np.hypot(impact.direct_eta_se[row, nearest], 0.2 * added) * factor
+    corrected = Corrected(measured.statistics, impact, sides, nearest)
+    value, se = corrected.direct_cost(impact.direct_eta[row, nearest], impact.direct_eta_se[row, nearest])
     return _estimate(impact, value, se, nearest, unit, impact.direct_reason), lengths[nearest]
 
 
@@ -424,12 +355,14 @@ def _estimate(
 ) -> _Estimate:
     row = np.arange(len(unit))
     n, clusters = impact.n[row, bucket], impact.n_clusters[row, bucket]
+    reason = reason[row, bucket]
+    reason = either((reason == "") & ~np.isfinite(value + se), DOUBTFUL, reason)
     with np.errstate(over="ignore", invalid="ignore"):
         value, se = value / unit, se / unit
     has = np.isfinite(value) & np.isfinite(se) & (se > 0)
     value, se = np.where(has, value, np.nan), np.where(has, se, np.nan)
     dof = np.maximum(clusters - 1.0, 1.0)
-    return _Estimate(value, se, dof, n, clusters, impact.r2[row, bucket], reason[row, bucket])
+    return _Estimate(value, se, dof, n, clusters, impact.r2[row, bucket], reason)
 
 
 def _strength(method: str, found: Posterior, own_orders: NDArray[np.int64]) -> NDArray[np.object_]:

@@ -23,6 +23,9 @@ BUCKET_MINUTES = 5
 _TWO, _CROSSED, _BID, _ASK = 4, 3, 2, 1
 """Which sides a look at the book has: both and a spread, both and none, one of them."""
 
+_FRESH, _AWAY = 0.2, 0.5
+"""A mid that is to judge a side: how far it may have moved by the trade, and how far off that is. [half-spread]"""
+
 _LONGEST_IN_LIST = 8_000  # characters; an /exp query is a URL, and 30,000 close the connection
 
 
@@ -227,6 +230,10 @@ class Source:
         the first one, the sign of the last change of price of the instrument's trades decides (the tick rule), unless
         `tick_rule` is off.
         `effective_*` are of all signed trades that have a mid before: Σ size, and Σ size·2·sign·(price - mid).
+        `n_sides_*`, `compared_*` and `contradicted_volume` are of trades whose aggressor *is* given, half of a
+        half-spread or more away from a fresh mid: all of them, and those on the other side of it than given. Fresh is
+        a mid that moves by less than a fifth of its half-spread until the trade, at the pace of the mids within
+        buckets. `n_quote_rule_fresh` counts the trades of `n_quote_rule` that stand as far from such a mid.
 
         Two prices are the same when they agree to 1e-9 relative.
         """
@@ -259,10 +266,24 @@ class Source:
         # TIMESTAMP(at): of a subquery the server often no longer knows by which column it is in order.
         looks = (
             f"looks AS ((SELECT {b['timestamp']} AS at, {b['market_id']} AS market_id, {b['token_id']} AS token_id, "
-            f"({bid} + {ask}) / 2 AS mid FROM {b['']} WHERE {_within(b['timestamp'], start, end)} "
+            f"({bid} + {ask}) / 2 AS mid, ({ask} - {bid}) / 2 AS half FROM {b['']} "
+            f"WHERE {_within(b['timestamp'], start, end)} "
             f"AND {_two_sided(bid, ask, probability)}{self._only('orderbook_snapshots', markets)}) TIMESTAMP(at))"
         )
         at = _microseconds("t.at", self._type_of("trades", "timestamp"))
+        look_at, stamp = (
+            _microseconds(c, self._type_of("orderbook_snapshots", "timestamp")) for c in ("looks.at", "at")
+        )
+        paces = (
+            f"paths AS (SELECT timestamp_floor('{BUCKET_MINUTES}m', {stamp}) AS bucket, market_id, token_id, "
+            f"last(mid) - first(mid) AS move, datediff('u', min({stamp}), max({stamp})) AS took FROM looks), "
+            f"paces AS (SELECT market_id, token_id, sum(move * move) / sum(took) AS pace FROM paths)"
+        )
+        moved = f"paces.pace * datediff('u', {look_at}, {at}) / (looks.half * looks.half)"
+        beside = (
+            f"CASE WHEN {moved} <= {_FRESH**2!r} AND abs(t.price - looks.mid) / looks.half >= {_AWAY - 1e-9!r} "
+            f"THEN sign(t.price - looks.mid) ELSE 0.0 END"
+        )
         quoted = "t.price / looks.mid - 1"
         inferred = (
             f"WHEN {_above_zero(quoted)} THEN 2 WHEN {_below_zero(quoted)} THEN -2 WHEN t.tick > 0 THEN 1 "
@@ -275,13 +296,15 @@ class Source:
 
         # The rule is a key of the first sums: the server works it out once a trade, not once in every sum.
         return self._db.query(
-            f"WITH {trades}, {looks}, sums AS ("
+            f"WITH {trades}, {looks}, {paces}, sums AS ("
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {at}) AS bucket, t.market_id AS market_id, "
-            f"t.token_id AS token_id, {rule} AS rule, count() AS n, sum(t.size) AS volume, "
+            f"t.token_id AS token_id, {rule} AS rule, {beside} AS beside, count() AS n, sum(t.size) AS volume, "
+            f"sum(t.size * t.size) AS size_squared, "
             f"sum(t.price * t.size) AS notional, "
             f"sum(CASE WHEN looks.mid IS NOT NULL THEN t.size ELSE 0.0 END) AS quoted, "
             f"sum((t.price - looks.mid) * t.size) AS above "
-            f"FROM t LT JOIN looks ON t.market_id = looks.market_id AND t.token_id = looks.token_id) "
+            f"FROM t LT JOIN looks ON t.market_id = looks.market_id AND t.token_id = looks.token_id "
+            f"LEFT JOIN paces ON t.market_id = paces.market_id AND t.token_id = paces.token_id) "
             f"SELECT bucket, market_id, token_id, "
             f"{total('volume', 1, 2)} AS buy_volume, {total('volume', -1, -2)} AS sell_volume, "
             f"{total('notional', 1, 2)} AS buy_notional, {total('notional', -1, -2)} AS sell_notional, "
@@ -289,7 +312,13 @@ class Source:
             f"sum(CASE WHEN abs(rule) = 1 THEN n ELSE 0L END) AS n_tick_rule, "
             f"sum(CASE WHEN rule <> 0 THEN quoted ELSE 0.0 END) AS effective_volume, "
             f"sum(CASE WHEN rule <> 0 THEN 2 * sign(rule) * coalesce(above, 0.0) ELSE 0.0 END) "
-            f"AS effective_spread_volume "
+            f"AS effective_spread_volume, "
+            f"sum(CASE WHEN abs(rule) = 2 AND beside <> 0 THEN n ELSE 0L END) AS n_quote_rule_fresh, "
+            f"sum(CASE WHEN abs(rule) = 3 AND beside <> 0 THEN n ELSE 0L END) AS n_sides_compared, "
+            f"sum(CASE WHEN beside * rule < -2 THEN n ELSE 0L END) AS n_sides_contradicted, "
+            f"sum(CASE WHEN abs(rule) = 3 AND beside <> 0 THEN volume ELSE 0.0 END) AS compared_volume, "
+            f"sum(CASE WHEN abs(rule) = 3 AND beside <> 0 THEN size_squared ELSE 0.0 END) AS compared_size_squared, "
+            f"sum(CASE WHEN beside * rule < -2 THEN volume ELSE 0.0 END) AS contradicted_volume "
             f"FROM sums"
         )
 

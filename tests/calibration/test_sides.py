@@ -1,0 +1,137 @@
+"""How far aggressors are believed: the mixture over markets, inferred sides, and what it does to coefficients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.special import betaln
+from test_parameters import measured
+
+from tributary_opt.calibration.parameters import calibrate
+from tributary_opt.calibration.sides import Sides, believed
+from tributary_opt.settings import CalibrationRules
+
+
+def sides(compared: ArrayLike, contradicted: ArrayLike = 0.0, kind: str = "price", **shares: float) -> Sides:
+    """What is believed of markets by trades compared and the share of them that was contradicted."""
+    n = np.atleast_1d(np.asarray(compared, dtype=float))
+    frame = pd.DataFrame({"sides_compared_alike": n, "sides_contradicted": contradicted})
+    for name in ("quote_rule_share", "fresh_rule_share", "tick_rule_share"):
+        frame[name] = shares.get(name, 0.0)
+    return believed(frame, np.full(len(n), kind, dtype=object), np.full(len(n), True), None)
+
+
+def drawn(wrong: ArrayLike, seed: int = 1, n: int = 2_000, markets: int = 40) -> Sides:
+    share = np.broadcast_to(wrong, markets)
+    return sides(np.full(markets, n), np.random.default_rng(seed).binomial(n, share) / n)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.005])
+def test_sides_are_right_where_the_quotes_contradict_no_more_than_quotes_err(wrong: float) -> None:
+    found = drawn(wrong)
+    assert (found.accuracy == 1.0).all()
+    assert found.se.max() < 0.002
+
+
+@pytest.mark.parametrize("wrong", [0.1, 0.2, 0.45])
+def test_wrong_sides_are_counted_within_their_error(wrong: float) -> None:
+    found = drawn(wrong)
+    z = (found.accuracy - (1 - wrong)) / found.se
+    assert abs(found.accuracy.mean() - (1 - wrong)) < 2 * math.sqrt(wrong * (1 - wrong) / 80_000) + 0.001
+    assert 0.3 < z.std() < 1.2
+
+
+def test_half_of_the_venues_wrong_leaves_the_other_half_right() -> None:
+    found = drawn(np.arange(40) % 2 * 0.1)
+    assert (found.accuracy[::2] == 1.0).all()
+    np.testing.assert_allclose(found.accuracy[1::2], 0.9, atol=0.03)
+
+
+def test_market_that_shows_nothing_is_believed_as_its_peers_with_their_width() -> None:
+    n, share = np.append(np.full(39, 2_000.0), 0.0), np.append(np.full(39, 0.1), np.nan)
+    of_wrong, of_right = sides(n, share), sides(n, np.nan_to_num(0 * share))
+    assert of_wrong.accuracy[-1] == pytest.approx(0.9, abs=0.01)
+    assert of_wrong.se[-1] > 3 * of_wrong.se[0]
+    assert of_right.accuracy[-1] == 1.0
+    assert 0.005 < of_right.se[-1] < 0.03
+
+
+@pytest.mark.parametrize(("n", "share"), [(0.0, np.nan), (8.0, 0.125), (1_000.0, 0.02)])
+def test_one_market_alone_is_not_doubted_on_little(n: float, share: float) -> None:
+    found = sides(n, share)
+    assert found.accuracy[0] == 1.0
+    assert 0.002 < found.se[0] < 0.1
+
+
+def test_one_market_alone_is_doubted_by_the_odds_that_two_beta_distributions_give() -> None:
+    """Against scipy: right, Beta(0.5, 100), against wrong, with mean 0.15 and sd 0.1, at 19 to 1."""
+    n, share = 400.0 / (1 + 400.0 / 3_600), 0.06
+    k, total = share * n, 0.15 * 0.85 / 0.1**2 - 1
+    a, b = 0.15 * total, 0.85 * total
+    right, wrong = (betaln(x + k, y + n - k) - betaln(x, y) for x, y in ((0.5, 100.0), (a, b)))
+    doubt = 0.05 / (0.05 + 0.95 * math.exp(right - wrong))
+    posterior = stats.beta(a + k, b + n - k)
+    assert doubt > 0.5
+    expected = posterior.mean() + posterior.std() * stats.norm.ppf((doubt - 0.5) / doubt)
+    found = sides(400.0, share)
+    assert 1 - found.accuracy[0] == pytest.approx(expected, rel=1e-9)
+    off = (posterior.mean() - expected) ** 2 + posterior.var()
+    assert found.se[0] == pytest.approx(math.sqrt((1 - doubt) * expected**2 + doubt * off), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares", "accuracy", "log_sd"),
+    [
+        ("price", {"quote_rule_share": 1.0}, 0.85, -math.log(0.7) / math.sqrt(3)),
+        ("price", {"quote_rule_share": 1.0, "fresh_rule_share": 1.0}, 1.0, 0.0),
+        ("price", {"tick_rule_share": 1.0}, 0.77, -math.log(0.54) / math.sqrt(3)),
+        ("price", {"quote_rule_share": 0.5, "fresh_rule_share": 0.1}, 0.94, -0.4 * math.log(0.7) / math.sqrt(3)),
+        ("probability", {"quote_rule_share": 1.0}, 0.60, -math.log(0.2) / math.sqrt(3)),
+        ("probability", {"tick_rule_share": 1.0}, 0.50, -math.log(0.1) / math.sqrt(3)),
+    ],
+)
+def test_inferred_sides_are_as_right_as_the_literature_says_but_by_fresh_mids(
+    kind: str, shares: dict[str, float], accuracy: float, log_sd: float
+) -> None:
+    found = sides(1_000.0, 0.0, kind, **shares)
+    assert found.accuracy[0] == pytest.approx(accuracy, abs=1e-6)
+    assert found.log_sd[0] == pytest.approx(log_sd, rel=1e-9, abs=1e-12)
+    assert found.wrong[0] == 0.0  # their errors are none of chance: nothing is corrected for
+
+
+def row(rules: CalibrationRules = CalibrationRules(), **statistics: Any) -> pd.Series:
+    """One market, its flow persistent: a share wrong takes c = 2a - 1 out of the flow."""
+    tape = {"slope": [2e-5], "slope_se": [2e-6], "direct_eta": [3e-5], "direct_eta_se": [3e-6]}
+    return calibrate(measured([statistics], **tape, n=[1_000], n_clusters=[30.0]), rules).iloc[0]
+
+
+def test_errors_of_response_and_direct_cost_hold_what_is_open_of_the_sides() -> None:
+    sure = row(sides_compared_alike=1e6)
+    assert (sure["sign_accuracy"], sure["response"], sure["response_se"]) == (1.0, 2e-5, pytest.approx(2e-6, rel=1e-3))
+    open_ = row(sides_compared_alike=0.0)
+    assert (open_["sign_accuracy"], open_["response"]) == (1.0, 2e-5)
+    fewer = 1 - 2 * open_["sign_accuracy_se"]
+    assert open_["response_se"] == pytest.approx(math.hypot(2e-6, 2e-5 * (1 - fewer)), rel=1e-3)
+    inferred = row(quote_rule_share=1.0)
+    error = math.log(1 / 0.7) / math.sqrt(3)
+    for name, value in (("response", 2e-5), ("direct_eta", 3e-5)):
+        assert inferred[name] == pytest.approx(value, rel=1e-12)
+        assert inferred[f"{name}_se"] == pytest.approx(value * math.hypot(0.1, error), rel=1e-3)
+    assert row(CalibrationRules(sign_accuracy=0.9), quote_rule_share=1.0)["response_se"] == pytest.approx(
+        2e-6 * 0.8, rel=1e-3
+    )
+
+
+def test_sides_that_the_quotes_turn_around_give_no_response_and_the_row_says_why() -> None:
+    """A feed that names the maker instead of the taker."""
+    turned = row(sides_contradicted=0.98)
+    assert turned["sign_accuracy"] < 0.1
+    assert np.isnan(turned["response"])
+    assert (turned["response_reason"], turned["direct_reason"]) == ("sides_doubtful", "sides_doubtful")
+    assert turned["strength"] == "prior"
