@@ -297,7 +297,7 @@ class Night:
         parameters = calibrate(all_markets(parts), choices.calibration, slice_days=slice_days, executions=executions)
         if before is not None:
             then = self.releases.read(schema.PARAMETERS, before.as_of, before.run_id).to_pandas()
-            parameters = with_drift(parameters, then)
+            parameters = with_drift(parameters, then, choices.calibration.half_life_days)
         context = _joined([before.run_id if before else "", "" if executions is None else _frame_digest(executions)])
         ends = np.cumsum([len(part) for part in parts])
         calibrated = []

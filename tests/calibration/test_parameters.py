@@ -177,6 +177,19 @@ def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     assert other[["sigma_drift_z", "eta_drift_z"]].isna().all().all()
 
 
+@pytest.mark.parametrize(("half_life", "days"), [(10.0, 1), (3.0, 2), (1e6, 4), (5.0, 30)])
+def test_drift_is_measured_in_errors_of_weighted_means(half_life: float, days: int) -> None:
+    """Against the two windows' weights, written out day by day."""
+    before = calibrate(panel(), LAW)
+    now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=days), sigma=before["sigma"] * 1.1)
+    weights = np.zeros((2, 30 + days))
+    for row, oldest in enumerate((days, 0)):
+        weights[row, oldest : oldest + 30] = 0.5 ** (np.arange(29, -1, -1) / half_life)
+    ratio = np.sum((weights[0] - weights[1]) ** 2) / np.sum(weights[0] ** 2)
+    z = with_drift(now, before, half_life)["sigma_drift_z"]
+    np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(ratio)), rtol=1e-9)
+
+
 @pytest.mark.parametrize("persistence", [0.0, 0.7])
 def test_response_is_corrected_for_aggressors_that_are_wrong(persistence: float) -> None:
     """Trades of a bucket whose signs persist, a tenth of them published wrong: the true slope comes back."""
