@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("calibration_example.png"))
     out = parser.parse_args().out
     truth, measured, days = tape(0, 100, 30, 0.9)
-    rows = calibrate(measured, CalibrationRules(sign_accuracy="measured"), slice_days=5 / 1440)
+    rows = calibrate(measured, CalibrationRules(), slice_days=5 / 1440)
     i = int((rows["response_own"] - 0.9).abs().idxmin())
     row = rows.iloc[i]
     draw(row, truth.iloc[i], measured.impact, i, days[days["market_id"] == row["market_id"]], out)
@@ -128,7 +128,7 @@ def main() -> None:
         "alpha",
     ]
     names += ["eta", "eta_low", "eta_high", "gamma", "gamma_low", "gamma_high", "model_risk", "strength", "grade"]
-    print(row[["market_id", *names]].to_string())
+    print(row[["market_id", *names]].to_string(float_format="{:.4g}".format))
     print(f"picture: {out}")
 
 
