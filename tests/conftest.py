@@ -13,17 +13,11 @@ from tributary_opt.settings import QuestDBServer, Settings
 from tributary_opt.storage import embedded
 from tributary_opt.storage.questdb import QuestDB
 
-# Files that take minutes, longest first: they begin before the others, so that none is left alone at the end.
-_LONG = ["test_up.py", "test_crashes.py", "test_cli.py", "test_market_days.py", "test_days_read.py"]
 _KEPT = {"TRIBUTARY_QUESTDB_JAR", "TRIBUTARY_RECORDED_DATA"}
 
 
 # A test asks a query a few times at most, which the optimising compiler never pays back: a sixth of all processor time.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
