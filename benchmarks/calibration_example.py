@@ -16,7 +16,7 @@ import pandas as pd
 from calibration import tape
 
 from tributary_opt import schema
-from tributary_opt.calibration.impact_evidence import ImpactEvidence
+from tributary_opt.calibration.impact_evidence import ImpactEvidence, moments
 from tributary_opt.calibration.least_squares import t_quantile
 from tributary_opt.calibration.parameters import calibrate
 from tributary_opt.settings import CalibrationRules
@@ -59,7 +59,7 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
     ax = axes[0, 2]
     places = {name: k for k, name in enumerate(schema.IMPACT_MOMENTS)}
     for k, length in enumerate(minutes):
-        sums = np.sum(np.stack(list(days[f"impact_{length}m"])), axis=0)
+        sums = moments(days, length).sum(axis=0)
         explained = np.array([sums[places[move]] ** 2 / sums[places[square]] for move, square in schema.IMPACT_POWER])
         line = ax.plot(schema.IMPACT_EXPONENTS, explained / explained.max(), "o-", ms=4)
         ax.axvline(impact.exponent[i, k], color=line[0].get_color(), ls=":")

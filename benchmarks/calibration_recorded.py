@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt import schema
-from tributary_opt.calibration.impact_evidence import ImpactEvidence, impact_evidence
+from tributary_opt.calibration.impact_evidence import ImpactEvidence, impact_evidence, moments
 from tributary_opt.calibration.least_squares import lines
 from tributary_opt.market_data.impact_sums import impact_columns
 
@@ -90,7 +90,7 @@ def market_days(of: dict[str, dict[str, np.ndarray]], cap_pct: float) -> pd.Data
 
 def errors(rows: pd.DataFrame, intercept: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Σ (r - intercept - slope·q)² of each row's 5-minute buckets."""
-    s = dict(zip(schema.IMPACT_MOMENTS, np.stack(rows["impact_5m"].to_list()).T, strict=True))
+    s = dict(zip(schema.IMPACT_MOMENTS, moments(rows, 5).T, strict=True))
     a, b = intercept, slope
     return np.asarray(
         s["rr"] - 2 * a * s["r"] - 2 * b * s["qr"] + a * a * s["n"] + 2 * a * b * s["q"] + b * b * s["qq"]
@@ -124,7 +124,7 @@ def lengths(found: ImpactEvidence, rows: pd.DataFrame) -> tuple[float, float]:
     places = [schema.IMPACT_MOMENTS.index(name) for name in schema.IMPACT_RESPONSE]
     of_flow, of_rate = [], []
     for k, minutes in ((2, 30), (3, 60)):
-        by_day = lines(np.stack(rows[f"impact_{minutes}m"].to_list())[:, places], group, len(found.slope))
+        by_day = lines(moments(rows, minutes)[:, places], group, len(found.slope))
         sure = by_day.slope / by_day.slope_se_clustered >= 3
         for law, by in ((of_flow, 1.0), (of_rate, 5 / minutes)):
             law.extend(np.abs(np.log(found.slope[sure, 0] * by / found.slope[sure, k])))

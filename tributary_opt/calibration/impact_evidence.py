@@ -112,13 +112,13 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
         raise ValueError(f"weights must be one finite number >= 0 for each of {len(rows)} rows")
     days = _session_days(rows, group, n)
     parts = [
-        _of_length(_stacked(rows, minutes), group, n, w, minutes / 1440.0 / days) for minutes in schema.IMPACT_BUCKETS
+        _of_length(moments(rows, minutes), group, n, w, minutes / 1440.0 / days) for minutes in schema.IMPACT_BUCKETS
     ]
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     return ImpactEvidence(market[starts], token[starts], schema.IMPACT_BUCKETS, **columns)
 
 
-def _stacked(rows: pd.DataFrame, minutes: int) -> Floats:
+def moments(rows: pd.DataFrame, minutes: int) -> Floats:
     """`IMPACT_MOMENTS` as one matrix; a row without an array, or with one of an older layout, counts for nothing."""
     width, n_counts = len(schema.IMPACT_SUMS), len(schema.IMPACT_COUNTS)
     values = rows[f"impact_{minutes}m"].to_numpy(dtype=object)
