@@ -23,8 +23,9 @@ _SPEC.loader.exec_module(known_truth)
 def test_intervals_hold_the_truth_where_a_tenth_of_the_aggressors_is_wrong_and_nobody_said_how_many() -> None:
     """Three times 200 markets, 0.03 to 6 trades in five minutes: coverage within 2.5 points (2 binomial errors: 1.8).
 
-    A pool of 200 markets is off by some 0.1 as a whole, so that the mean error of three is within 0.12. Untold, the
-    response is 19 % too low and the direct cost 25 % too high (benchmarks).
+    Bias within two standard errors of 200 markets and 2 %: a pool's response and direct cost are off by some 7 and 10 %
+    as a whole, so that this is asked of three pools together. Untold, the response is 19 % too low and the direct cost
+    25 % too high (benchmarks).
     """
     errors, covered = (dict[str, list[np.ndarray]]() for _ in range(2))
     for seed in (7, 8, 9):
@@ -49,7 +50,7 @@ def test_intervals_hold_the_truth_where_a_tenth_of_the_aggressors_is_wrong_and_n
         assert ((untold["gamma_low"] <= true) & (true <= untold["gamma_high"])).mean() < 0.9
     for name in errors:
         assert np.mean(covered[name]) == pytest.approx(0.95, abs=0.025), name
-        assert np.mean(errors[name]) == pytest.approx(0, abs=0.12), name
+        assert abs(np.mean(errors[name])) <= 0.02 + 2 * np.std(errors[name]) / np.sqrt(200), name
 
 
 def test_no_aggressor_is_doubted_where_all_are_right() -> None:
