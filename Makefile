@@ -22,7 +22,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: make PYTHON=..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[embedded,dask,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,dask,test]'
 	touch $@
 
 clean:
