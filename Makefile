@@ -12,7 +12,7 @@ test: $(VENV)/installed
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

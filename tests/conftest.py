@@ -20,6 +20,14 @@ _KEPT = {"TRIBUTARY_QUESTDB_JAR", "TRIBUTARY_RECORDED_DATA"}
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
+_LONGEST = ("test_up.py", "test_crashes.py", "test_cli.py", "test_flows.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, the longest before all: no worker is left with one at the end."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer() -> None:
     for name in [name for name in os.environ if name.startswith("TRIBUTARY_") and name not in _KEPT]:
@@ -36,9 +44,16 @@ def questdb_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def questdb_server(questdb_settings: Settings) -> Iterator[QuestDBServer]:
     """The run's own QuestDB, started once; dev mode allows tests to suspend a table.
 
-    It does not sync to disk, which nobody needs who does not kill it: the servers of `test_crashes.py` do.
+    It does not sync to disk, which nobody needs who does not kill it: the servers of `test_crashes.py` do. It keeps no
+    query plans: between tests their tables are dropped, and every stale plan is an error in its log.
     """
-    running = embedded.start(questdb_settings, {"QDB_DEV_MODE_ENABLED": "true", "QDB_CAIRO_COMMIT_MODE": "nosync"})
+    extra = {
+        "QDB_DEV_MODE_ENABLED": "true",
+        "QDB_CAIRO_COMMIT_MODE": "nosync",
+        "QDB_HTTP_QUERY_CACHE_ENABLED": "false",
+        "QDB_PG_SELECT_CACHE_ENABLED": "false",
+    }
+    running = embedded.start(questdb_settings, extra)
     try:
         yield running.server
     finally:

@@ -17,6 +17,7 @@ import pytest
 
 from tributary_opt.sample_data import reference_data, sample_markets, write_sample
 from tributary_opt.settings import QuestDBServer
+from tributary_opt.storage.load import TableName, load_file
 from tributary_opt.storage.questdb import QuestDB
 
 pytestmark = pytest.mark.questdb
@@ -58,17 +59,26 @@ def command(db: QuestDB, questdb_server: QuestDBServer, tmp_path: Path) -> Comma
     return run
 
 
-def load_all(command: Command, sample: Path) -> None:
-    for table in ("trades", "orderbook_snapshots"):
-        files = [str(path) for path in sorted((sample / table).glob("*.parquet"))]
-        done = command("load", *files, "--table", table)
-        assert done.returncode == 0, done.stderr
-    done = command("load", str(sample / "markets.csv"), "--table", "markets")
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def loaded(db: QuestDB, sample: Path) -> None:
+    """The sample in the source tables, where a test is about what comes after `load`."""
+    for table, files in files_of(sample).items():
+        for path in files:
+            load_file(db, path, table)
+
+
+def files_of(sample: Path) -> dict[TableName, list[Path]]:
+    return {
+        "trades": sorted((sample / "trades").glob("*.parquet")),
+        "orderbook_snapshots": sorted((sample / "orderbook_snapshots").glob("*.parquet")),
+        "markets": [sample / "markets.csv"],
+    }
 
 
 def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: QuestDB, tmp_path: Path) -> None:
-    load_all(command, sample)
+    for table, files in files_of(sample).items():
+        done = command("load", *map(str, files), "--table", table)
+        assert done.returncode == 0, done.stderr
     rows = db.rows("SELECT count() FROM trades")[0][0]
     again = command("load", str(next(iter(sorted((sample / "trades").glob("*"))))), "--table", "trades")
     assert again.returncode == 0
@@ -117,8 +127,8 @@ def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: Qu
     assert sweep.returncode == 0, sweep.stderr
 
 
-def test_some_markets_are_stored_and_never_current(command: Command, sample: Path, db: QuestDB) -> None:
-    load_all(command, sample)
+@pytest.mark.usefixtures("loaded")
+def test_some_markets_are_stored_and_never_current(command: Command, db: QuestDB) -> None:
     market = db.rows("SELECT market_id FROM trades LIMIT 1")[0][0]
     some = command("night", "--markets", market)
     assert some.returncode == 0, some.stderr
@@ -143,8 +153,8 @@ def test_refusal_is_one_line_and_exit_code_1(command: Command, words: tuple[str,
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_day_that_is_not_over_is_refused(command: Command, sample: Path) -> None:
-    load_all(command, sample)
+@pytest.mark.usefixtures("loaded")
+def test_day_that_is_not_over_is_refused(command: Command) -> None:
     today = datetime.now(UTC).date()
     done = command("night", "--as-of", str(today))
     assert done.returncode == 1
@@ -163,11 +173,13 @@ def test_wrong_setting_is_named(command: Command) -> None:
     assert "TRIBUTARY_WORKERS" in done.stderr
 
 
-def test_check_passes_on_sound_tables_and_names_remedies(command: Command, sample: Path, tmp_path: Path) -> None:
+def test_check_passes_on_sound_tables_and_names_remedies(
+    command: Command, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     bad = command("check")
     assert bad.returncode == 3
     assert "trades" in bad.stdout
-    load_all(command, sample)
+    request.getfixturevalue("loaded")
     assert command("night").returncode == 0
     good = command("check")
     assert good.returncode == 0, good.stdout + good.stderr

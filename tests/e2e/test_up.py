@@ -108,9 +108,18 @@ class Stack:
         while not (found := ready()):
             assert self.process is not None
             assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+            assert time.monotonic() < deadline, self.news()
             time.sleep(0.25)
         return found
+
+    def news(self) -> str:
+        """What the stack said, and how its flow runs and its server stand: for whoever waited in vain."""
+        if "is up" not in self.said:
+            return self.said
+        runs = [f"{r.name}: {r.state_name}, {r.state and r.state.message}" for r in self.client.read_flow_runs()]
+        log = (self.home / "logs" / "server.log").read_text()
+        alarming = [line for line in log.splitlines() if re.search("ERROR|WARNING|Exception", line)]
+        return "\n".join([self.said, "flow runs:", *runs, "from the server's log:", *alarming[-40:]])
 
     def end(self, how: signal.Signals) -> int:
         """As a terminal would: to the whole group."""
