@@ -212,7 +212,7 @@ class _Life:
         _drop_leases(home)
         stack.callback(_drop_leases, home)
         where = ["--host", self.address.host, "--port", str(self.address.port)]
-        child = self._spawn("Prefect server", "server", ["server", "start", *where])
+        child = self._spawn("Prefect server", "server", ["server", "start", *where], module="flows.prefect_server")
         stack.callback(child.stop)
         self._wait_for(child, self._server_answers)
 
@@ -238,11 +238,11 @@ class _Life:
         stack.callback(self._cancel_runs)
         self._wait_for(child, lambda: any(w.name == name for w in client.read_workers_for_work_pool(POOL)))
 
-    def _spawn(self, name: str, short: str, words: list[str], *, watch: bool = True) -> _Child:
+    def _spawn(self, name: str, short: str, words: list[str], *, watch: bool = True, module: str = "prefect") -> _Child:
         log = self.logs / f"{short}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
+                [sys.executable, "-m", module, *words],
                 cwd=_ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
