@@ -33,10 +33,8 @@ from tributary_opt import schema
 from tributary_opt.night import Calibrated, Choices, NightReport, Plan, Seen, open_night
 from tributary_opt.precompute import precompute as solve
 from tributary_opt.report import markdown
-from tributary_opt.report import page as html
 from tributary_opt.report.desk_orders import desk_orders
 from tributary_opt.report.desk_orders import write_desk_orders as save_desk_orders
-from tributary_opt.report.overview import overview_chart
 from tributary_opt.settings import Desk, Grid, Retention, Runner, Settings
 from tributary_opt.storage.parquet import release_file
 from tributary_opt.storage.questdb import ServerUnavailable
@@ -203,6 +201,8 @@ def sweep(retention: Retention, dry_run: bool) -> pd.DataFrame:
 @task(**_COMPUTES)
 def report(night: NightReport) -> None:
     """The HTML report beside the Parquet, and the run's artifacts: a report, tables of refusals and movers."""
+    from tributary_opt.report.overview import overview_chart  # matplotlib: half a second that other tasks need not wait
+
     text = markdown.run_report(night, _page(night), overview_chart(night))
     create_markdown_artifact(text, key="run-report", description=markdown.headline(night))
     refused, n = markdown.refusals(night.parameters, REFUSALS), int((night.parameters["status"] != "ok").sum())
@@ -241,6 +241,8 @@ def report_sweep(actions: pd.DataFrame, dry_run: bool) -> None:
 
 def _page(night: NightReport) -> str:
     """Where the HTML report is, as a line of markdown. The night is published by now: no fault of the page costs it."""
+    from tributary_opt.report import page as html
+
     if night.outcome is None:
         return "A dry run writes no HTML report."
     try:
