@@ -274,7 +274,8 @@ def half_life(remaining: ArrayLike, tau: ArrayLike) -> FloatArray:
 def _half_steps(held: FloatArray) -> FloatArray:
     """Number of steps, with its fraction, after which half of each path (N + 1, ...) is gone."""
     half = 0.5 * held[0]
-    first = np.asarray((held > half).sum(axis=0, dtype=np.min_scalar_type(len(held)))).astype(np.intp)
+    still = (held > half).view(np.uint8)  # as bytes: to add booleans costs numpy a conversion each
+    first = np.asarray(np.add.reduce(still, axis=0, dtype=np.min_scalar_type(len(held)))).astype(np.intp)
     lane = np.arange(half.size).reshape(half.shape)
     after = held.reshape(-1)[np.minimum(first, len(held) - 1) * half.size + lane]
     before = held.reshape(-1)[np.maximum(first - 1, 0) * half.size + lane]
@@ -414,23 +415,18 @@ class _Workspace:
 
     Where the processor has no wide exponential (before AVX-512), one costs as much as twenty products. So they are
     taken at a few steps only: with i = a + bs, q^i = q^(bs) q^a, and 1 - q^i = (1 - q^(bs)) q^a + (1 - q^a), where
-    nothing cancels. Done twice, three times the cube root of N powers make all N.
+    nothing cancels. Twice the square root of N powers make all N, or three times the cube root.
     """
 
     def __init__(self, rows: int, n_steps: int) -> None:
         self._n, points = n_steps, n_steps + 1
-        # An exponential of both kinds costs about as much as twenty rows of the products it saves.
-        radix = min(
-            range(2, 3 + math.isqrt(points)),
-            key=lambda r: 20 * (2 * r - points // -(r * r)) - points // -(r * r) * r * r,
-        )
-        counts = (radix, radix, -(points // -(radix**2)))
+        counts = min((_counts(points, depth) for depth in (2, 3)), key=_cost)
+        strides = [math.prod(counts[:level]) for level in range(len(counts))]
         self._levels = [
-            stride * np.arange(count, dtype=float)[:, np.newaxis]
-            for stride, count in zip((1, radix, radix**2), counts, strict=True)
+            stride * np.arange(count, dtype=float)[:, np.newaxis] for stride, count in zip(strides, counts, strict=True)
         ]
         self._arrays = tuple(_aligned(math.prod(counts) * rows) for _ in range(3))
-        self._small = tuple(_aligned(radix**2 * rows) for _ in range(2))
+        self._small = tuple(_aligned(strides[-1] * rows) for _ in range(2))
 
     def _powers(self, k: FloatArray) -> tuple[FloatArray, FloatArray]:
         """q^i and -(1 - q^(2i)) for i = 0..N (or some more), each (N + 1, B)."""
@@ -451,7 +447,7 @@ class _Workspace:
             if level == 0:
                 power, lost = further, missing
                 continue
-            out = self._small if level == 1 else self._arrays
+            out = self._small if level < len(self._levels) - 1 else self._arrays
             wider, lost_wider = (a[: math.prod(shape)].reshape(shape) for a in out[:2])
             np.multiply(further[:, np.newaxis], power, out=wider)
             squared = np.square(power, out=self._arrays[2][: power.size].reshape(power.shape))
@@ -492,6 +488,17 @@ class _Workspace:
         np.copyto(remaining, held.T)
         held_held = _sum_steps(np.multiply(held[1:], held[1:], out=spare[:-1]))
         return trade_trade, held_held, _half_steps(held)
+
+
+def _counts(points: int, depth: int) -> tuple[int, ...]:
+    """Numbers of powers whose products, `depth` of them at a time, are at least `points`."""
+    radix = math.ceil(points ** (1.0 / depth))
+    return (*[radix] * (depth - 1), -(points // -(radix ** (depth - 1))))
+
+
+def _cost(counts: tuple[int, ...]) -> int:
+    """Rows of products that powers by these counts cost, an exponential counted as fifteen (measured). [-]"""
+    return 15 * sum(counts) + 3 * sum(math.prod(counts[: level + 1]) for level in range(1, len(counts)))
 
 
 def _aligned(count: int) -> FloatArray:
