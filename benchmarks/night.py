@@ -7,9 +7,9 @@ Floor of a night: its aggregation queries asked by hand, one Sender request with
 same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many
 tasks. Each repeat is a new run (its settings differ in a figure that changes no row): nothing is known beforehand.
 
-One repeat on two otherwise idle cores: flow 61.5 s, empty flow 1.2 s, floor 42.0 s (queries 31.4, requests 7.6, read
-back 2.0, Parquet 1.0), ratio 1.44; peak memory of the flow's process 1.24 GiB. With 30 days behind it a night reads one
-day, in 0.84 of the time of the first, and takes 1.06 of the first night.
+One repeat on two otherwise idle cores: flow 71.6 s, empty flow 1.2 s, floor 48.3 s (queries 33.7, requests 10.8, read
+back 2.5, Parquet 1.3), ratio 1.46; peak memory of the flow's process 1.23 GiB. On another day, with 30 days behind it
+a night read one day, in 0.84 of the time of the first, and took 1.06 of the first night.
 """
 
 from __future__ import annotations
