@@ -226,7 +226,7 @@ def _watch(server: QuestDBServer, root: Path, ready: Event, stop: Event, answer:
                 seen.problems.append(repr(error))
             seen.polls += 1
             ready.set()
-            stop.wait(0.25)
+            stop.wait(0.1)
     answer.send(seen)
 
 
