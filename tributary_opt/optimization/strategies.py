@@ -108,16 +108,14 @@ def generate_twap_trajectory(
 
 
 def _random_slices(order_size: float, n_steps: int, spread: float, seed: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Slices within (1 ± spread) of their mean before scaling, >= 0, whose exact sum rounds to `order_size`."""
+    """Slices within (1 ± spread) of their mean before scaling, >= 0, whose exact sum is `order_size`."""
     weights = 1.0 + spread * np.random.default_rng(seed).uniform(-1.0, 1.0, n_steps)
     largest = int(weights.argmax())
     slices = order_size * (weights / math.fsum(weights))
-    # Only the largest slice takes up the rounding: a few units of its last place, so it stays positive.
-    for _ in range(4):
-        missing = math.fsum([order_size, *(-slices)])
-        if missing == 0.0 or math.fsum(slices) == order_size:
-            break
-        slices[largest] += missing
+    # On one grid, on which the order size lies too, the largest slice can take up whatever is missing, to the last bit.
+    grid: float = min(np.spacing(order_size), 2.0 * np.spacing(slices[largest]))
+    slices = grid * np.round(slices / grid)
+    slices[largest] += math.fsum([order_size, *(-slices)])
     return slices
 
 
