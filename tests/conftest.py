@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from tick_tables import empty
 
@@ -34,10 +36,34 @@ def _no_settings_of_the_developer() -> None:
         del os.environ[name]
 
 
+# What QuestDB takes in files for each column at least, in bytes: in memory it is not free as it is on a disk.
+_SMALL = (
+    "QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE",
+    "QDB_CAIRO_WRITER_DATA_INDEX_KEY_APPEND_PAGE_SIZE",
+    "QDB_CAIRO_WRITER_DATA_INDEX_VALUE_APPEND_PAGE_SIZE",
+    "QDB_CAIRO_WAL_WRITER_DATA_APPEND_PAGE_SIZE",
+    "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE",
+    "QDB_CAIRO_SYSTEM_WRITER_DATA_APPEND_PAGE_SIZE",
+)
+_MEMORY = Path("/dev/shm")
+
+
 @pytest.fixture(scope="session")
-def questdb_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings whose home is the test run's own."""
-    return Settings(home=tmp_path_factory.mktemp("home"), embedded_memory_mb=512, _env_file=None)
+def questdb_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings whose home is the test run's own: in memory where there are 4 GB for it, else on the disk.
+
+    A table made and dropped is a thousand files, which is most of what a disk has to do in a test run.
+    """
+    if not (_MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4e9):
+        yield Settings(home=tmp_path_factory.mktemp("home"), embedded_memory_mb=512, _env_file=None)
+        return
+    for left in _MEMORY.glob("tributary-tests-*"):  # by a test run that was killed
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    home = _MEMORY / f"tributary-tests-{os.getpid()}"
+    home.mkdir()
+    yield Settings(home=home, embedded_memory_mb=512, _env_file=None)
+    shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +78,7 @@ def questdb_server(questdb_settings: Settings) -> Iterator[QuestDBServer]:
         "QDB_CAIRO_COMMIT_MODE": "nosync",
         "QDB_HTTP_QUERY_CACHE_ENABLED": "false",
         "QDB_PG_SELECT_CACHE_ENABLED": "false",
+        **dict.fromkeys(_SMALL, "65536"),
     }
     running = embedded.start(questdb_settings, extra)
     try:
