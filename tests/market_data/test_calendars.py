@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
+import exchange_calendars
 import numpy as np
 import pytest
 
-from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.calendars import calendar_problem, trading_calendar
 
 
 def utc(text: str) -> datetime:
@@ -98,3 +99,15 @@ def test_time_between_sessions_does_not_count() -> None:
     stamps = ["2024-03-01T20:00", "2024-03-04T14:30", "2024-03-04T23:00", "2024-03-05T13:00", "2024-03-05T17:45", "NaT"]
     got = nyse.horizon_until(date(2024, 3, 1), np.array(stamps, dtype="datetime64[us]"), 5.0)
     np.testing.assert_array_equal(got, [0.0, 0.0, 1.0, 1.0, 1.5, np.nan])
+
+
+def test_every_exchange_of_the_library_has_a_calendar_or_a_reason_why_not() -> None:
+    codes = exchange_calendars.get_calendar_names(include_aliases=False)
+    problems = {code: problem for code in codes if (problem := calendar_problem(code))}
+    assert len(problems) < len(codes) / 10
+    for code, problem in problems.items():
+        assert problem.startswith(
+            f"calendar {code}: exchange_calendars {exchange_calendars.__version__} cannot make it"
+        )
+        with pytest.raises(ValueError, match=code):
+            trading_calendar(code)

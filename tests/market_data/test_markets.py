@@ -75,7 +75,10 @@ def test_missing_values_of_a_row_are_the_defaults() -> None:
     ("bad", "problem"),
     [
         ({"kind": "binary"}, "kind must be price or probability, got binary"),
-        ({"calendar": "NOWHERE"}, "calendar must be 24/7 or a code of exchange_calendars, got NOWHERE"),
+        (
+            {"calendar": "NOWHERE"},
+            "calendar must be '24/7' or a code of exchange_calendars such as XNYS, got 'NOWHERE'",
+        ),
         ({"tick_size": 0.0}, "tick_size must lie from 1e-30 to 1e+30, got 0.0"),
         ({"tick_size": -0.01}, "tick_size must lie from 1e-30 to 1e+30, got -0.01"),
         ({"lot_size": np.inf}, "lot_size must lie from 1e-30 to 1e+30, got inf"),

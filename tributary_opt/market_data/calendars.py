@@ -119,8 +119,18 @@ def _plain(instants: list[datetime]) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def trading_calendar(code: str) -> TradingCalendar:
-    """The calendar of a code. ValueError for a code nobody knows."""
+    """The calendar of a code. ValueError for a code nobody knows, or whose calendar the library cannot make."""
     return TradingCalendar(code)
+
+
+@lru_cache(maxsize=1024)
+def calendar_problem(code: str) -> str:
+    """Why there is no calendar of this code; empty where there is one."""
+    try:
+        trading_calendar(code)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _exchange(code: str) -> exchange_calendars.ExchangeCalendar:
@@ -129,11 +139,17 @@ def _exchange(code: str) -> exchange_calendars.ExchangeCalendar:
 
     with _MAKING:
         try:
-            # Its default range begins 20 years ago; a backfill may want more. Not every calendar reaches 1990.
-            return exchange_calendars.get_calendar(code, start=str(_EARLIEST))
+            try:
+                # Its default range begins 20 years ago; a backfill may want more. Not every calendar reaches 1990.
+                return exchange_calendars.get_calendar(code, start=str(_EARLIEST))
+            except ValueError:
+                return exchange_calendars.get_calendar(code)
         except InvalidCalendarName:
             raise ValueError(
                 f"calendar must be '{ALWAYS_OPEN}' or a code of exchange_calendars such as XNYS, got {code!r}"
             ) from None
-        except ValueError:
-            return exchange_calendars.get_calendar(code)
+        except Exception as error:  # 4.13.2 with pandas 3: NotImplementedError for ASEX, XBEL, XBSE, XCYS
+            raise ValueError(
+                f"calendar {code}: exchange_calendars {exchange_calendars.__version__} cannot make it "
+                f"({type(error).__name__})"
+            ) from error

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tributary_opt import schema
-from tributary_opt.market_data.calendars import ALWAYS_OPEN, trading_calendar
+from tributary_opt.market_data.calendars import ALWAYS_OPEN, calendar_problem
 from tributary_opt.settings import MarketRule
 
 KINDS = ("price", "probability")
@@ -69,7 +69,7 @@ class ReferenceData:
         named = {ALWAYS_OPEN, *(rule.calendar for rule in self._rules)}
         if len(self._rows):
             named |= set(self._rows["calendar"])
-        return sorted(code for code in named if _known_calendar(code))
+        return sorted(code for code in named if not calendar_problem(str(code)))
 
     def of(self, markets: pd.DataFrame) -> pd.DataFrame:
         """Reference data of instruments.
@@ -181,14 +181,6 @@ def _both_ways(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, back[place < 0]], ignore_index=True)
 
 
-def _known_calendar(code: object) -> bool:
-    try:
-        trading_calendar(str(code))
-    except ValueError:
-        return False
-    return True
-
-
 def _checked(out: pd.DataFrame) -> pd.DataFrame:
     problem = np.full(len(out), "", dtype=object)
 
@@ -204,9 +196,9 @@ def _checked(out: pd.DataFrame) -> pd.DataFrame:
         ((fees == "probability") & (kinds != "probability")).to_numpy(),
         "fee_kind probability is for kind probability: p (1 - p) means nothing for other prices",
     )
-    unknown = {code for code in pd.unique(out["calendar"].astype(str)) if not _known_calendar(code)}
-    strange = out["calendar"].astype(str).isin(unknown).to_numpy()
-    note(strange, "calendar must be 24/7 or a code of exchange_calendars, got " + out["calendar"].astype(str))
+    why_not = {code: calendar_problem(code) for code in pd.unique(out["calendar"].astype(str))}
+    strange = (out["calendar"].astype(str).map(why_not) != "").to_numpy()
+    note(strange, out["calendar"].astype(str).map(why_not))
     for name in _NUMBERS:
         out[name] = pd.to_numeric(out[name], errors="coerce").astype(float)
         value = out[name].to_numpy()
