@@ -59,6 +59,44 @@ def test_quotients_that_floats_get_wrong(size: float, lot: float, lots: int) -> 
     assert refused.value.shortest_duration == lots
 
 
+@pytest.mark.parametrize("ulps", [-40, -9, -3, -2, -1, 0, 1, 2, 3, 9, 40])
+@pytest.mark.parametrize(("lot", "lots"), [(1.0, 3), (0.1, 3), (0.05, 87), (0.3, 3), (7.0, 11), (1e-9, 12345)])
+def test_a_few_last_digits_beside_a_whole_lot(lot: float, lots: int, ulps: int) -> None:
+    """Within two of them the lot is meant; beyond, one lot less fits, and a smallest slice needs one more."""
+    limit = lots * lot + ulps * float(np.spacing(lots * lot))
+    t = schedule_order(2 * lots * lot, 3, PAPER, 2e-2, lot_size=lot, max_slice=limit)
+    assert max(t.params["lots"]) == (lots if ulps >= -2 else lots - 1)
+    assert (t.trade_sizes <= limit + 2 * np.spacing(limit)).all()
+    assert sum(t.params["lots"]) == 2 * lots
+    t = schedule_order(3 * lots * lot, 3, PAPER, 0.0, lot_size=lot, min_slice=limit)
+    least = lots if ulps <= 2 else lots + 1
+    assert min(n for n in t.params["lots"] if n) >= least
+    t = schedule_order(limit, 3, PAPER, 0.0, lot_size=lot)
+    assert sum(t.params["lots"]) == (lots if ulps >= -2 else lots - 1)
+    assert (t.params["remainder"] == 0) == (abs(ulps) <= 2)
+
+
+@pytest.mark.parametrize("lot", [None, 1.0])
+@pytest.mark.parametrize("law", ["linear", "power"])
+@pytest.mark.parametrize("least", [None, 1000.0])
+def test_feasible_is_what_the_solver_finds_feasible(lot: float | None, law: str, least: float | None) -> None:
+    """Caps within N units of rounding of the order's share are enough, and fewer are refused; nothing in between."""
+    n = 5
+    outcomes: set[int | str | None] = set()
+    for short in (0.0, 0.3, 0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0):
+        cap = 1e6 / n * (1 - short * n * 2.0**-52)
+        try:
+            t = schedule_order(1e6, n, PAPER, 0.0, max_slice=cap, lot_size=lot, min_slice=least, impact_law=law)  # type: ignore[arg-type]
+        except InfeasibleSchedule as refused:
+            outcomes.add(refused.shortest_duration)
+        else:
+            assert (t.trade_sizes <= cap + 2 * np.spacing(cap)).all()
+            assert abs(math.fsum(t.trade_sizes) - 1e6) <= n * 2.0**-52 * 1e6
+            assert np.isfinite(t.total_cost_estimate)
+            outcomes.add("solved")
+    assert outcomes == {"solved", n + 1}
+
+
 def test_refusals_say_why_and_how_long_it_would_take() -> None:
     with pytest.raises(InfeasibleSchedule, match=r"room for 500 of 1000 .* max_slice=100; .* is 10 periods"):
         schedule_order(1000, 5, PAPER, 1e-6, max_slice=100)
@@ -66,7 +104,9 @@ def test_refusals_say_why_and_how_long_it_would_take() -> None:
         schedule_order(10, 5, PAPER, 1e-6, min_slice=20)
     with pytest.raises(InfeasibleSchedule, match="less than one lot"):
         schedule_order(10, 5, PAPER, 1e-6, lot_size=20)
-    with pytest.raises(InfeasibleSchedule) as refused:  # 25 is no sum of slices of 10
+    with pytest.raises(InfeasibleSchedule, match=r"room for 4 of 6 contracts .* is 3 periods"):
+        schedule_order(6, 2, PAPER, 0.0, lot_size=1, max_slice=2.999999999999996)
+    with pytest.raises(InfeasibleSchedule, match="add up to 25 contracts") as refused:  # 25 is no sum of slices of 10
         schedule_order(25, 5, PAPER, 1e-6, min_slice=10, max_slice=10)
     assert refused.value.shortest_duration is None
     for bad in ({"max_slice": 0.0}, {"max_participation": 1.5}, {"lot_size": math.nan}, {"min_slice": -1.0}):
@@ -143,9 +183,10 @@ def test_every_limit_is_kept(
         assert longer is None or longer > n
         return
     assert (t.trade_sizes >= 0).all()
-    assert (t.trade_sizes <= cap * (1 + 4 * 2.0**-52)).all()
+    assert (t.trade_sizes <= cap + 2 * np.spacing(cap)).all()
     if min_slice is not None:
-        assert ((t.trade_sizes == 0) | (t.trade_sizes >= min_slice * (1 - 1e-14))).all()
+        least_of_all = min_slice - (0 if lot is None else 2 * np.spacing(min_slice))
+        assert ((t.trade_sizes == 0) | (t.trade_sizes >= least_of_all)).all()
     traded = size - t.params["remainder"]
     assert math.fsum(t.trade_sizes) == pytest.approx(traded, rel=1e-13)
     if lot is not None:

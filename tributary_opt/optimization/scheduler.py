@@ -8,7 +8,7 @@ moving single lots between slices as long as that lowers E + λV.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,6 @@ __all__ = [
 ]
 
 _EPS = 2.0**-52
-# A quotient this close to a whole number is that number: 0.3/0.1, 0.7/0.1, 4.35/0.05.
-_WHOLE = 8 * _EPS
 _LONGEST = 1_000_000
 
 
@@ -190,6 +188,8 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
         raise _refusal(size, n_steps, caps, bound, limits)
     traded = bound.total * bound.unit
     problem = problem.tail(0, traded)
+    if bound.whole:  # a cap of whole lots is one to its rounding
+        problem = replace(problem, cap=np.maximum(problem.cap, bound.cap * bound.unit))
     best = solve(problem)
     if best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
         unknown, no_optimum = math.nan, "there is no optimum to round"
@@ -206,7 +206,7 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
         why_not = _breaks(carried, bound)
         greedy = None if why_not else _objective(problem, carried * bound.unit) - optimum
     remainder = size - traded if bound.whole else 0.0
-    if abs(remainder) <= n_steps * _EPS * size:
+    if abs(remainder) <= _rounding(size):
         remainder = 0.0
     holdings = best.holdings
     if slices is not best.slices:
@@ -239,26 +239,33 @@ def _limits(size: float, caps: FloatArray, min_slice: float | None, lot_size: fl
     least = 0.0 if min_slice is None else min_slice
     if lot_size is None:
         return _Limits(1.0, False, size, least, np.minimum(caps, size))
-    cap = np.array([_floor(min(c, size) / lot_size) for c in caps])
-    fewest = _ceil(least / lot_size)
+    cap = np.array([_lots_in(min(c, size), lot_size) for c in caps])
+    fewest = _lots_in(least, lot_size)
+    if fewest * lot_size < least - _rounding(least):
+        fewest += 1.0
     # One lot is no limit: every slice that is not 0 has it.
-    return _Limits(lot_size, True, _floor(size / lot_size), fewest if fewest > 1 else 0.0, cap)
+    return _Limits(lot_size, True, _lots_in(size, lot_size), fewest if fewest > 1 else 0.0, cap)
 
 
-def _floor(ratio: float) -> float:
-    """Largest whole number <= ratio, where a whole number less its rounding still counts as that number."""
-    near = float(round(ratio)) if math.isfinite(ratio) else ratio
-    return near if abs(near - ratio) <= _WHOLE * abs(ratio) else float(math.floor(ratio))
+def _rounding(size: float) -> float:
+    """What a size may differ by and still be meant: 3 lots of 0.1 are 0.3, 87 of 0.05 are 4.35."""
+    return 2.0 * float(np.spacing(size))
 
 
-def _ceil(ratio: float) -> float:
-    return -_floor(-ratio)
+def _lots_in(size: float, lot_size: float) -> float:
+    """The most lots that a size has room for, to its rounding."""
+    near = float(round(size / lot_size))
+    return near if near * lot_size <= size + _rounding(size) else near - 1.0
 
 
 def _feasible(bound: _Limits, n_steps: int) -> bool:
     """Whether some number of slices, each from the least to its cap, adds up to the order."""
     if bound.whole and bound.total < 1:
         return False
+    if not bound.whole:  # as the solver decides it, to the last bit
+        roomy = bool(np.cumsum(bound.cap / bound.total)[-1] >= 1.0 - n_steps * _EPS)
+        if not roomy or bound.least == 0:
+            return roomy
     usable = np.sort(bound.cap[bound.cap >= max(bound.least, 5e-324)])[::-1]
     room, slack = 0.0, bound.total * n_steps * _EPS
     for count, cap in enumerate(usable, 1):
@@ -296,7 +303,12 @@ def _refusal(
     elif bound.total < bound.least:
         why = f"order_size {size:g} is less than min_slice"
     else:
-        why = f"the slices have room for {room:g} of {size:g} contracts{under}"
+        fits, wanted = float(bound.cap.sum()) * bound.unit, bound.total * bound.unit
+        if fits < wanted:
+            digits = "g" if f"{fits:g}" != f"{wanted:g}" else ".17g"
+            why = f"the slices have room for {fits:{digits}} of {wanted:{digits}} contracts{under}"
+        else:
+            why = f"no slices from the smallest to their caps add up to {wanted:g} contracts{under}"
     way_out = (
         f"the shortest feasible duration is {shortest} periods"
         if shortest
