@@ -109,6 +109,11 @@ def test_what_cannot_be_compared_is_refused(params: AlmgrenChrissParams, strateg
     ]:
         with pytest.raises(ValueError, match=message):
             StrategyComparison([twap, other])
+    rates = [dataclasses.replace(params, reference_rate=rate) for rate in (1e4, 1e5)]
+    by_power = [generate_ac_trajectory(5000, 10, p, 0.5, impact_law="power") for p in rates]
+    assert by_power[0].total_cost_estimate != by_power[1].total_cost_estimate
+    with pytest.raises(ValueError, match="share reference_rate"):
+        StrategyComparison(by_power, by_power[0])
     with pytest.raises(ValueError, match="baseline_strategy must name exactly one of: almgren_chriss, twap"):
         StrategyComparison(strategies[:2], "vwap")
     with pytest.raises(ValueError, match="exactly one"):

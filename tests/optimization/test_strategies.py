@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tributary_opt import (
     generate_twap_trajectory,
 )
 from tributary_opt.optimization import (
+    AlmgrenChrissCappedStrategy,
     AlmgrenChrissVolumeTimeStrategy,
     POVStrategy,
     VWAPStrategy,
@@ -34,6 +36,7 @@ from tributary_opt.optimization import (
     generate_pov_trajectory,
     generate_vwap_tracking_trajectory,
     generate_vwap_trajectory,
+    schedule_order,
 )
 
 EPS = np.finfo(float).eps
@@ -219,6 +222,47 @@ def test_vwap_without_volume_is_twap_with_a_warning() -> None:
     assert np.isnan(generate_vwap_trajectory(1000, [1.0, -1.0], DAY).holdings).all()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: generate_twap_trajectory(1000, 4, DAY, volume_profile=v),
+        lambda v: generate_twap_trajectory(1000, 4, DAY, True, 0.1, 1, volume_profile=v),
+        lambda v: generate_market_order_trajectory(1000, DAY, 4, volume_profile=v),
+        lambda v: generate_ac_volume_time_trajectory(1000, v, DAY, 1.0),
+        lambda v: generate_vwap_tracking_trajectory(1000, v, DAY, 1.0, 1.0),
+        lambda v: schedule_order(1000, 4, DAY, 1.0, volume_profile=v),
+    ],
+)
+def test_profile_without_volume_is_flat_and_said_to_be(make: Callable[[Any], ExecutionTrajectory]) -> None:
+    none, flat = make(np.zeros(4)), make(np.ones(4))
+    (said,) = (w for w in none.params["warnings"] if "volume_profile" in w)
+    assert said.startswith("volume_profile is all zero: taken as flat")
+    assert none.params["expected_cost"] == pytest.approx(flat.params["expected_cost"], rel=1e-13)
+    if len(flat.trade_sizes) > 1 and flat.strategy_name != "twap":
+        np.testing.assert_allclose(none.holdings, flat.holdings, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda v: generate_twap_trajectory(1000, 2, DAY, volume_profile=v),
+             lambda v: generate_market_order_trajectory(1000, DAY, 2, volume_profile=v)],
+)  # fmt: skip
+@pytest.mark.parametrize("bad", [[1.0, -1.0], [1.0, np.nan], [np.inf, 1.0]])
+def test_profile_that_is_none_is_refused_where_costs_are_reckoned_on_it(make: Any, bad: list[float]) -> None:
+    t = make(bad)
+    assert np.isnan(t.holdings).all()
+    assert np.isnan(t.total_cost_estimate)
+    assert any("volume_profile must be finite and >= 0" in w for w in t.params["warnings"])
+
+
+def test_participation_in_no_volume_trades_nothing_and_says_so() -> None:
+    t = generate_pov_trajectory(1000, np.zeros(4), 0.1, DAY)
+    np.testing.assert_array_equal(t.trade_sizes, np.zeros(4))
+    assert t.params["residual"] == 1000
+    assert np.isnan(t.params["finish_time"])
+    assert any("nothing is traded" in w for w in t.params["warnings"])
+    assert not any("TWAP" in w for w in t.params["warnings"])
+
+
 def test_volume_time_with_a_flat_profile_is_almgren_chriss() -> None:
     for lam in (0.0, 1e-3, 1e2):
         flat = generate_ac_volume_time_trajectory(1000, np.full(4, 7.0), DAY, lam)
@@ -323,14 +367,31 @@ def test_buys_mirror_sells_in_every_strategy() -> None:
         pair(lambda side: generate_ac_volume_time_trajectory(1000, VOLUME, DAY, 1.0, side=side)),
         pair(lambda side: generate_vwap_tracking_trajectory(1000, VOLUME, DAY, 1.0, 1.0, side=side)),
         pair(lambda side: generate_ac_trajectory(1000, 4, DAY, 1.0, impact_law="power", side=side)),
+        pair(lambda side: generate_twap_trajectory(1000, 4, DAY, side=side)),
+        pair(lambda side: generate_twap_trajectory(1000, 4, DAY, True, seed=1, side=side)),
+        pair(lambda side: generate_market_order_trajectory(1000, DAY, 4, side=side)),
+        pair(lambda side: schedule_order(1000, 4, DAY, 1.0, max_slice=400, lot_size=7, side=side)),
     ):
         np.testing.assert_array_equal(sell.holdings, buy.holdings)
         assert sell.params["expected_cost"] == buy.params["expected_cost"] > 0
         assert sell.params["implied_price"] + buy.params["implied_price"] == pytest.approx(1.0, rel=1e-12)
 
 
+@pytest.mark.parametrize("market", [{"impact_law": "power"}, {"volume_profile": VOLUME}])
+def test_baselines_stand_beside_any_strategy_through_the_protocol(market: dict[str, Any]) -> None:
+    shared = {"permanent": "midprice", **market}
+    best: ExecutionStrategy = AlmgrenChrissCappedStrategy(DAY, 1.0, **shared)
+    others = [TWAPStrategy(DAY, **shared), MarketOrderStrategy(DAY, **shared)]
+    table = StrategyComparison([s.generate_trajectory(1000, 4) for s in (best, *others)], "twap").summary_table()
+    assert table["strategy"].tolist() == ["almgren_chriss_capped", "twap", "market_order"]
+    assert (table["expected_cost_bps"] > 0).all()
+
+
 def test_every_class_is_a_strategy() -> None:
     for strategy in (
+        TWAPStrategy(DAY),
+        MarketOrderStrategy(DAY),
+        AlmgrenChrissCappedStrategy(DAY, 1.0),
         VWAPStrategy(VOLUME, DAY),
         POVStrategy(VOLUME, 0.5, DAY),
         AlmgrenChrissVolumeTimeStrategy(VOLUME, DAY, 1.0),

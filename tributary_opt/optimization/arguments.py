@@ -105,7 +105,7 @@ def _shares(volume_profile: ArrayLike, n_steps: int) -> tuple[FloatArray, list[s
     if not _in_range(volume).all():
         return flat, ["volume_profile must be finite and >= 0: give a window with trades in it"]
     if not volume.any():
-        return flat, ["volume_profile is all zero: the schedule is TWAP; use a window with trades in it"]
+        return flat, ["volume_profile is all zero: taken as flat, VWAP is TWAP then; use a window with trades in it"]
     scaled = volume / volume.max()
     return scaled / math.fsum(scaled), []
 

@@ -19,6 +19,7 @@ _ONE_MODEL = (
     "permanent",
     "impact_law",
     "alpha",
+    "reference_rate",
     "volume_profile",
     "side",
     "eta",

@@ -104,10 +104,12 @@ def schedule_order(
     """
     order = _Order.checked("almgren_chriss_capped", order_size, duration_periods, params, permanent, side, impact_law)
     lam, faults = _aversion("risk_aversion", risk_aversion)
-    volume = None
+    volume: FloatArray | None = None
+    profile: FloatArray | None = None
+    said: list[str] = []
     if volume_profile is not None:
         volume = _floats("volume_profile", volume_profile)
-        _, said = _shares(volume, order.n_steps)
+        profile, said = _shares(volume, order.n_steps)
         faults += [w for w in said if "must" in w]
     given = {"max_participation": max_participation, "max_slice": max_slice}
     given |= {"min_slice": min_slice, "lot_size": lot_size}
@@ -122,17 +124,16 @@ def schedule_order(
         raise ValueError("; ".join([*order.faults, *faults]))
 
     caps = _caps(order, volume, share, limits["max_slice"])
-    profile = None if volume is None else _shares(volume, order.n_steps)[0]
     problem = order.problem(lam, profile, np.where(np.isfinite(caps), caps, np.inf))
     found = _within(problem, caps, limits)
     if found.best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
-        return order.solved(found.problem, found.best, risk_aversion=lam)
+        return order.solved(found.problem, found.best, risk_aversion=lam, warnings=said)
     return order.scheduled(
         None,
         risk_aversion=lam,
         step_decay=order.step_decay(lam),
         status=SolveStatus(int(found.best.status)),
-        warnings=found.warnings,
+        warnings=[*said, *found.warnings],
         trade_sizes=found.slices,
         holdings=found.holdings,
         problem=found.problem,

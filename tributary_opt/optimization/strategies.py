@@ -91,20 +91,27 @@ def generate_twap_trajectory(
     faults = []
     if not 0 <= spread <= 1:
         faults.append(f"random_pct must be from 0 to 1, got {spread:g}: more would sell back what was bought")
+    profile, said = _profile_to_cost_on(volume_profile, order.n_steps)
+    faults += said if profile is None else []
     if faults or order.faults:
         return order.refused(0.0, faults)
-    profile = None if volume_profile is None else _shares(volume_profile, order.n_steps)[0]
+    costed: dict[str, Any] = {"risk_aversion": 0.0, "step_decay": 0.0, "volume_profile": profile, "warnings": said}
     if not randomize:
-        shape = _Shape.optimal(0.0, order.n_steps)
-        return order.scheduled(shape, risk_aversion=0.0, step_decay=0.0, volume_profile=profile)
+        return order.scheduled(_Shape.optimal(0.0, order.n_steps), **costed)
 
     slices = _random_slices(order.size, order.n_steps, spread, seed)
     holdings = np.zeros(order.n_steps + 1)
     holdings[:-1] = np.minimum(np.cumsum(slices[::-1])[::-1], order.size)
     holdings[0] = order.size
-    return order.scheduled(
-        None, risk_aversion=0.0, step_decay=0.0, trade_sizes=slices, holdings=holdings, volume_profile=profile
-    )
+    return order.scheduled(None, trade_sizes=slices, holdings=holdings, **costed)
+
+
+def _profile_to_cost_on(volume_profile: ArrayLike | None, n_steps: int) -> tuple[FloatArray | None, list[str]]:
+    """Volume shares, None where none are given or they cannot be used; and what is to say about them."""
+    if volume_profile is None:
+        return None, []
+    profile, said = _shares(volume_profile, n_steps)
+    return None if any("must" in w for w in said) else profile, said
 
 
 def _random_slices(order_size: float, n_steps: int, spread: float, seed: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -150,13 +157,13 @@ def generate_market_order_trajectory(
         ``risk_aversion``, ``kappa`` and ``urgency`` are inf, ``decay_time`` is 0.
     """
     order = _Order.checked("market_order", order_size, duration_periods, params, permanent, side, impact_law)
-    if order.faults:
-        return order.refused(math.inf)
+    profile, said = _profile_to_cost_on(volume_profile, order.n_steps)
+    if order.faults or (profile is None and said):
+        return order.refused(math.inf, said)
     remaining, slices = np.zeros(order.n_steps + 1), np.zeros(order.n_steps)
     remaining[0] = slices[0] = 1.0
-    profile = None if volume_profile is None else _shares(volume_profile, order.n_steps)[0]
     return order.scheduled(
-        _Shape(remaining, slices), risk_aversion=math.inf, step_decay=math.inf, volume_profile=profile
+        _Shape(remaining, slices), risk_aversion=math.inf, step_decay=math.inf, volume_profile=profile, warnings=said
     )
 
 
@@ -302,6 +309,8 @@ def generate_pov_trajectory(
     if profile is None or faults:
         return order.refused(0.0, [*warnings, *faults])
     volume = _floats("volume_profile", volume_profile)
+    if warnings:  # nobody trades: there is no volume to have a share of, whatever the costs are reckoned on
+        warnings = ["volume_profile is all zero: nothing is traded; use a window with trades in it"]
     slices, holdings = np.zeros(order.n_steps), np.full(order.n_steps + 1, order.size)
     rest = order.size
     for j, each in enumerate(share * volume):
@@ -339,9 +348,8 @@ def _in_volume_time(
     if params is None and strategy not in ("vwap", "pov"):
         raise TypeError("params must be AlmgrenChrissParams, got None")
     order = _Order.checked(strategy, order_size, len(volume), params, permanent, side, impact_law)
-    profile, said = _shares(volume, len(volume))
-    faults = [w for w in said if "must" in w]
-    return order, None if faults or order.faults else profile, said
+    profile, said = _profile_to_cost_on(volume, len(volume))
+    return order, None if order.faults else profile, said
 
 
 class _OfFunction:
@@ -389,6 +397,8 @@ class TWAPStrategy(_OfFunction):
     random_pct: float = 0.1
     seed: int | None = None
     permanent: Permanent | None = None
+    impact_law: ImpactLaw = "linear"
+    volume_profile: ArrayLike | None = None  #: to be costed in volume time, beside VWAP.
     _generate = staticmethod(generate_twap_trajectory)
 
 
@@ -398,6 +408,8 @@ class MarketOrderStrategy(_OfFunction):
 
     params: AlmgrenChrissParams | None = None
     permanent: Permanent | None = None
+    impact_law: ImpactLaw = "linear"
+    volume_profile: ArrayLike | None = None  #: to be costed in volume time, beside VWAP.
     _generate = staticmethod(generate_market_order_trajectory)
 
 

@@ -408,6 +408,7 @@ class _Order:
             "permanent": self.permanent,
             "impact_law": self.impact_law,
             "alpha": math.nan if p is None or self.impact_law == "linear" else float(p.alpha),
+            "reference_rate": math.nan if p is None or self.impact_law == "linear" else float(p.reference_rate),
             "side": self.side,
             "status": status.name.lower(),
             "n_steps": self.n_steps,
