@@ -109,6 +109,11 @@ def test_unreachable_targets_are_refused_with_the_range() -> None:
         risk_aversion_from_half_life(paper(sigma=0.0), 1.0)
     with pytest.raises(ValueError, match="decay_time must be finite and > 0"):
         risk_aversion_from_decay_time(paper(), 0.0)
+    with pytest.raises(ValueError, match=r"decay_time must be at least 0\.000714286 days for steps of 1, got 1e-05"):
+        risk_aversion_from_decay_time(paper(), 1e-5)
+    for level in (-1.0, 1e80, math.nan):
+        with pytest.raises(ValueError, match=r"level = .*: it can be from 0 to "):
+            risk_aversion_from_lvar(paper(), level)
     with pytest.raises(ValueError, match="after_slice"):
         risk_aversion_from_share_done(paper(), 0.5, 9)
 
@@ -154,8 +159,24 @@ def test_frontier_beyond_its_ends_never_turns_back(problem: Problem) -> None:
     assert (np.diff(f.cost_sd) <= 0).all()
     for i in range(0, 601, 7):
         cost = solve(replace(problem, risk_aversion=f.risk_aversion[i])).cost
-        np.testing.assert_allclose(f.expected_cost[i], cost.expected_cost, rtol=4e-15)
-        np.testing.assert_allclose(f.cost_variance[i], cost.cost_variance, rtol=4e-15)
+        np.testing.assert_array_max_ulp(f.expected_cost[i], cost.expected_cost, maxulp=12)
+        np.testing.assert_array_max_ulp(f.cost_variance[i], cost.cost_variance, maxulp=12)
+
+
+@pytest.mark.parametrize("problem", FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_knee_is_farthest_from_the_chord_and_lvar_least_where_its_lambda_is(problem: Problem) -> None:
+    f = efficient_frontier(problem, 200, level=1.0)
+    ends = np.array([[f.cost_sd[0], f.expected_cost[0]], [f.cost_sd[-1], f.expected_cost[-1]]])
+    scale = np.abs(ends[1] - ends[0])
+    points = np.column_stack([f.cost_sd, f.expected_cost]) / scale
+    (a, b), (c, d) = ends / scale
+    away = (c - a) * (points[:, 1] - b) - (d - b) * (points[:, 0] - a)  # twice the triangle with the chord
+    assert f.knee == np.abs(away).argmax()
+    assert f.frame()["knee"].to_numpy().nonzero()[0].tolist() == [f.knee]
+    np.testing.assert_allclose(f.lvar, f.expected_cost + np.sqrt(f.cost_variance), rtol=1e-15)
+    best = risk_aversion_from_lvar(problem, 1.0).risk_aversion
+    least = int(f.lvar.argmin())
+    assert f.risk_aversion[max(least - 1, 0)] < best < f.risk_aversion[min(least + 1, 200)]
 
 
 def test_chords_of_a_capped_frontier_lie_between_their_lambdas_to_rounding() -> None:

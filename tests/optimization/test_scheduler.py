@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,39 @@ def test_refusals_say_why_and_how_long_it_would_take() -> None:
             schedule_order(10, 5, PAPER, 1e-6, **bad)
     with pytest.raises(ValueError, match="order_size"):
         schedule_order(-10, 5, PAPER, 1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(10, 1e3),
+    st.integers(1, 6),
+    st.sampled_from([None, 1.0, 7.0]),
+    st.sampled_from([None, 0.3, 0.9]),
+    st.floats(0.2, 0.9),
+    st.sampled_from([None, [1.0], [1.0, 3.0], [0.5, 1.0, 2.0, 0.0]]),
+)
+def test_shortest_duration_is_feasible_and_the_one_before_is_not(
+    size: float, n: int, lot: float | None, least: float | None, room: float, weights: list[float] | None
+) -> None:
+    """The profile goes on as it began."""
+    cap = max(size * room / n, lot or 0.0)
+
+    def attempt(duration: int) -> InfeasibleSchedule | None:
+        limits: dict[str, Any] = {"lot_size": lot, "min_slice": least and least * cap, "max_slice": cap}
+        if weights is not None:
+            volume = np.resize(np.resize(np.array(weights) + (n == 1), n), duration)
+            limits |= {"volume_profile": volume, "max_participation": min(1.0, cap / 3.0)}
+        try:
+            schedule_order(size, duration, PAPER, 1e-6, **limits)
+        except InfeasibleSchedule as refused:
+            return refused
+        return None
+
+    refused = attempt(n)
+    if refused is not None and refused.shortest_duration is not None and refused.shortest_duration < 60:
+        assert refused.shortest_duration > n
+        assert attempt(refused.shortest_duration) is None
+        assert attempt(refused.shortest_duration - 1) is not None
 
 
 def test_participation_is_a_share_of_the_volume() -> None:

@@ -38,6 +38,8 @@ from tributary_opt.optimization import (
     generate_vwap_trajectory,
     schedule_order,
 )
+from tributary_opt.optimization.problem import Problem
+from tributary_opt.optimization.solver import solve_tracking
 
 EPS = np.finfo(float).eps
 
@@ -269,6 +271,21 @@ def test_volume_time_with_a_flat_profile_is_almgren_chriss() -> None:
         plain = generate_ac_trajectory(1000, 4, DAY, lam)
         np.testing.assert_allclose(flat.trade_sizes, plain.trade_sizes, rtol=1e-13)
         assert flat.params["expected_cost"] == pytest.approx(plain.params["expected_cost"], rel=1e-13)
+
+
+@pytest.mark.parametrize(("lam", "tracking"), [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (30.0, 1e3)])
+def test_tracking_is_consistent_in_time(lam: float, tracking: float) -> None:
+    """Who starts again from what is left, towards the same path in contracts, does nothing else."""
+    rng = np.random.default_rng(4)
+    size, n = 1000.0, 12
+    impact, sd = rng.uniform(0.5, 2.0, n) * 1e-3, rng.uniform(0.5, 2.0, n) * 1e-2
+    path = np.append(np.sort(rng.random(n - 1))[::-1], 0.0)
+    whole = Problem.of(size, impact, sd, lam, permanent="midprice")
+    first = solve_tracking(whole, path, tracking)
+    for cut in (1, 5, 11):
+        held = float(first.holdings[cut])
+        rest = solve_tracking(whole.tail(cut, held), path[cut:] * size / held, tracking)
+        np.testing.assert_allclose(rest.slices, first.slices[cut:], rtol=1e-11, atol=1e-13 * held)
 
 
 def test_participation_reports_when_it_finishes_and_what_is_left() -> None:
