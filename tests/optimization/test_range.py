@@ -17,7 +17,7 @@ from tributary_opt.optimization.arguments import FloatArray
 from tributary_opt.optimization.night import solve_grid
 from tributary_opt.optimization.problem import ImpactLaw, Problem
 from tributary_opt.optimization.scheduler import schedule_order
-from tributary_opt.optimization.solver import Solution, kkt_residual, solve
+from tributary_opt.optimization.solver import Method, Solution, kkt_residual, solve
 from tributary_opt.optimization.strategies import (
     generate_ac_volume_time_trajectory,
     generate_vwap_tracking_trajectory,
@@ -31,11 +31,13 @@ def any_problems(
     *,
     risk: tuple[float, float] = (-300, 300),
     spread: tuple[float, float] = (-6, 3),
+    paper: bool = False,
 ) -> tuple[Problem, FloatArray]:
     """Problems with log10 of the dimensionless risk m and of the spread in units of a X^k drawn from these ranges.
 
     Every feature is there or not: power law, caps, spreads that vary, volume and risk that vary, slices without volume,
-    without risk, σ = 0, ε = 0, λ = 0. Returns the problems and m.
+    without risk, σ = 0, ε = 0, λ = 0. With `paper` a trade does not pay for its own permanent impact, which is up to
+    0.9 of where the power law's cost would no longer be convex. Returns the problems and m.
     """
 
     def some(share: float, per_slice: bool = False) -> NDArray[np.bool_]:
@@ -58,8 +60,13 @@ def any_problems(
     level = rng.choice([0.0, 0.1, 0.2, 0.5, 1.0], (count, n)) * rng.choice([1.0, rng.uniform()], (count, n))
     dearness = unit[:, None] * 10.0 ** rng.uniform(*spread, (count, 1)) * np.where(some(0.5), level, 0.3)
     lam = np.where(m > 0, lam, 0.0)
-    return Problem.of(size, impact, slice_sd, lam, exponent=k, spread=dearness * ~some(0.2), cap=cap,
-                      permanent="midprice"), m  # fmt: skip
+    gamma = np.zeros(count)
+    if paper:
+        most = np.where(cap > 0, np.minimum(cap, size[:, None]), np.nan)
+        limit = k * (k + 1) * np.nanmin(impact * most ** (k[:, None] - 1), axis=1)
+        gamma = limit * rng.uniform(0.0, 0.9, count) * ~some(0.1)[:, 0]
+    return Problem.of(size, impact, slice_sd, lam, exponent=k, spread=dearness * ~some(0.2), cap=cap, gamma=gamma,
+                      permanent="paper" if paper else "midprice"), m  # fmt: skip
 
 
 def assert_sound(problems: Problem, solution: Solution) -> None:
@@ -77,15 +84,16 @@ def assert_sound(problems: Problem, solution: Solution) -> None:
     seed=st.integers(0, 2**32 - 1),
     n=st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 100])),
     centre=st.floats(-300, 300),
+    paper=st.booleans(),
 )
-def test_any_problem_is_solved_soundly_and_to_the_optimum(seed: int, n: int, centre: float) -> None:
+def test_any_problem_is_solved_soundly_and_to_the_optimum(seed: int, n: int, centre: float, paper: bool) -> None:
     """m from 1e-300 to 1e300. The gap is a bound on the distance to the optimum that no solver had a hand in.
 
     Above 1e240 holdings may be cut at 1e-290 of the order, which a gradient does not see: there, the schedule must be
     that of no patience at all, every slice full from the first on.
     """
     rng = np.random.default_rng(seed)
-    problems, m = any_problems(rng, 6, n, risk=(max(-300, centre - 20), min(300, centre + 20)))
+    problems, m = any_problems(rng, 6, n, risk=(max(-300, centre - 20), min(300, centre + 20)), paper=paper)
     solution = solve(problems)
     assert_sound(problems, solution)
     seen = m < 1e240
@@ -103,6 +111,33 @@ def test_any_problem_is_solved_soundly_and_to_the_optimum(seed: int, n: int, cen
     alone = solve(problems.take(0))
     np.testing.assert_array_equal(alone.slices, solution.slices[0])
     np.testing.assert_array_equal(alone.holdings, solution.holdings[0])
+
+
+@pytest.mark.parametrize("paper", [False, True])
+@pytest.mark.parametrize(("n", "count"), [(2_000, 16)])
+def test_longest_schedules_of_shooting_are_optimal_too(n: int, count: int, paper: bool) -> None:
+    problems, _ = any_problems(np.random.default_rng(n), count, n, risk=(-300, 240), paper=paper)
+    solution = solve(problems)
+    assert {Method.SHOOTING, Method.WATER_FILLING} & set(solution.method.tolist())
+    assert_sound(problems, solution)
+    assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
+    for i in range(0, count, 3):
+        assert optimality_gap(problems.take(i), solution.slices[i]) <= 1e-12
+
+
+@pytest.mark.parametrize("varying", [False, True], ids=["closed form", "riccati"])
+def test_ten_thousand_steps_are_optimal_too(varying: bool) -> None:
+    rng = np.random.default_rng(10)
+    n, m = 10_000, 10.0 ** np.array([-300, -60, -12, -8, -4, 0, 3, 60, 240])
+    ease = rng.gamma(2.0, 0.5, (len(m), n)) + 0.02 if varying else np.ones((len(m), n))
+    sd = np.sqrt(m)[:, None] * (np.sqrt(rng.gamma(3.0, 1 / 3, (len(m), n))) + 1e-3 if varying else np.ones((1, n)))
+    problems = Problem.of(1e4, 1.0 / ease, sd, 1.0, permanent="midprice")
+    solution = solve(problems)
+    assert (solution.method == (Method.RICCATI if varying else Method.CLOSED_FORM)).all()
+    assert_sound(problems, solution)
+    assert (kkt_residual(problems, solution.slices) <= 1e-10).all()
+    for i in range(len(m)):
+        assert optimality_gap(problems.take(i), solution.slices[i]) <= 1e-12
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 24])
@@ -134,6 +169,9 @@ def test_ten_thousand_markets_have_the_same_bits_in_any_order_and_any_split() ->
         pieces = [solve(problems.take(slice(a, b))) for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
         np.testing.assert_array_equal(np.concatenate([p.slices for p in pieces]), whole.slices)
         np.testing.assert_array_equal(np.concatenate([p.holdings for p in pieces]), whole.holdings)
+        for part in ("expected_cost", "cost_variance"):
+            found = np.concatenate([getattr(p.cost, part) for p in pieces])
+            np.testing.assert_array_max_ulp(found, getattr(whole.cost, part), maxulp=4)
     for i in rng.choice(count, 40, replace=False):
         np.testing.assert_array_equal(solve(problems.take(i)).slices, whole.slices[i])
 

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from tributary_opt.optimization import SolveStatus
 from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem, schedule_cost
+from tributary_opt.optimization.risk import risk_figures
 from tributary_opt.optimization.solver import Method, Solution, kkt_residual, replan, solve
 
 
@@ -224,31 +225,52 @@ _ALMGREN_2003 = {
 }
 
 
+def without_deadline(size: float, eta: float, k: float, lam: float, horizon: float, n: int) -> tuple[float, float]:
+    """E and √V of the solver's schedule over a horizon as good as none, in slices fine where the order is large.
+
+    Both err by what a slice is long: of 2n slices by half as much as of n, and that is taken off.
+    """
+    found = []
+    for steps in (n, 2 * n):
+        tau = np.diff(horizon * np.linspace(0, 1, steps + 1) ** 2)
+        problem = Problem.of(size, eta / tau**k, np.sqrt(tau), lam, tau=tau, exponent=k, permanent="midprice")
+        cost = solve(problem).cost
+        found.append((float(cost.expected_cost), math.sqrt(float(cost.cost_variance))))
+    (e, sd), (e_finer, sd_finer) = found
+    return 2 * e_finer - e, 2 * sd_finer - sd
+
+
 @pytest.mark.parametrize("scale", _ALMGREN_2003)
 @pytest.mark.parametrize("column", range(3))
 def test_almgren_2003_table(scale: int, column: int) -> None:
-    """All 45 printed numbers from the formulas; for k <= 1 the discrete solver tends to them as its slices shorten."""
+    """All 45 printed numbers: for k <= 1 from the package's time scale and schedules, for k = 2 from the formulas."""
     k, lam, size = (0.5, 1.0, 2.0)[column], 1e-3 / scale, 1e5
     eta = 0.5 / 1e5**k  # trading 10 % of ADV a day moves the price by 0.50
-    time = (k * eta * size ** (k - 1) / lam) ** (1 / (k + 1))
-    share = (k + 1) / (3 * k + 1)
-    cost, sd = share * eta * size * (size / time) ** k, math.sqrt(share * size**2 * time)
+    if k > 1:
+        with pytest.raises(ValueError, match=r"more than 1 is not solved"):
+            Problem.of(size, eta, 1.0, lam, exponent=k)
+        time = (k * eta * size ** (k - 1) / lam) ** (1 / (k + 1))
+        share = (k + 1) / (3 * k + 1)
+        cost, sd = share * eta * size * (size / time) ** k, math.sqrt(share * size**2 * time)
+    else:
+        market = {"eta": eta, "gamma": 0.0, "sigma": 1.0, "epsilon": 0.0, "tau": 1e-4, "n_steps": 3}
+        law = {"impact_law": "power", "alpha": k, "reference_rate": 1.0, "permanent": "midprice"}
+        time = risk_figures(market_problem(size, lam, **market, **law)).decay_time  # type: ignore[arg-type]
+        cost, sd = without_deadline(size, eta, k, lam, time * (12 if k == 1 else 120), 750)
     printed = _ALMGREN_2003[scale][column]
     assert abs(time - printed[0]) <= 0.0051
     assert abs(cost / 1e3 - printed[1]) <= 0.51
     assert abs(sd / 1e3 - printed[2]) <= 0.51
-    if k > 1:
-        with pytest.raises(ValueError, match=r"more than 1 is not solved"):
-            Problem.of(size, eta, 1.0, lam, exponent=k)
-        return
-    horizon = time * (12 if k == 1 else 60)
-    edges = horizon * (np.linspace(0, 1, 1501)) ** 2  # fine where the order is large
-    tau = np.diff(edges)
-    problem = Problem.of(size, eta / tau**k, np.sqrt(tau), lam, tau=tau, exponent=k, permanent="midprice")
-    solution = solve(problem)
-    found = schedule_cost(problem, solution.slices, solution.holdings)
-    assert float(found.expected_cost) == pytest.approx(cost, rel=0.02)
-    assert math.sqrt(found.cost_variance) == pytest.approx(sd, rel=0.02)
+
+
+def test_cost_and_risk_without_a_deadline_are_those_of_the_closed_form() -> None:
+    """E + λV of Almgren 2003 for T = ∞ in one formula, which no schedule enters."""
+    case = PUBLISHED["block_cost_k0.6"]
+    given = case["inputs"]
+    k, lam = given["k"], given["lam"]
+    time = (k * given["eta"] * given["X"] ** (k - 1) / lam) ** (1 / (k + 1))
+    e, sd = without_deadline(given["X"], given["eta"], k, lam, 200 * time, 900)
+    assert e + lam * sd**2 == pytest.approx(case["expected"]["U"], rel=2e-4)
 
 
 def test_exponent_one_is_the_linear_law() -> None:
