@@ -299,7 +299,7 @@ class Shot:
     def near(self, error: FloatArray, slope: FloatArray) -> Near:
         """The paths that nearly add up to the order."""
         rows = np.flatnonzero(np.abs(error) <= CLOSE)
-        path, slopes, cap = self.whole_path(), self.slopes, self.cap
+        path, slopes, cap = self.path + self.tail if self.tail.size else self.path, self.slopes, self.cap
         if len(rows) < len(error):
             path, slopes, cap = (np.take(a, rows, axis=1) for a in (path, slopes, cap))
             error, slope = error[rows], slope[rows]
