@@ -178,6 +178,15 @@ def test_error_is_one_line_with_the_remedy(root: Path, words: tuple[str, ...], s
     assert found.stdout == ""
 
 
+@pytest.mark.parametrize("words", ["markets", "schedule ALPHA 1 --urgency 1", "explain ALPHA", "runs"])
+def test_wrong_setting_is_named_in_a_line(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIBUTARY_WORKERS", "many")
+    found = CliRunner().invoke(app, words.split())
+    assert found.exit_code == 1
+    (line,) = found.stderr.strip().splitlines()
+    assert "setting TRIBUTARY_WORKERS: " in line
+
+
 def test_no_release_has_its_exit_code(tmp_path: Path) -> None:
     missing = run(tmp_path, "markets")
     assert (missing.exit_code, "current.json is missing" in missing.stderr) == (1, True)

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from tributary_opt import schema
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams
 from tributary_opt.schedule_book import BookError, ScheduleBook, ScheduleRefused
-from tributary_opt.settings import Grid
+from tributary_opt.schedule_book.from_parquet import of_parquet
+from tributary_opt.schedule_book.snapshot import Snapshot
+from tributary_opt.settings import Grid, RiskLevel
 from tributary_opt.storage import parquet
+from tributary_opt.storage.questdb import ServerUnavailable
 
 RISKS = ("risk_aversion", "urgency")
 
@@ -84,6 +88,28 @@ def test_every_way_to_choose_risk_is_met(book: ScheduleBook, risk: dict[str, Any
     t = book.schedule("ALPHA", 900.0, **risk)
     wanted = next(iter(risk.values()))
     assert measured(t) == pytest.approx(wanted[0] if isinstance(wanted, tuple) else wanted, rel=1e-8)
+
+
+@pytest.mark.parametrize("time_left", [math.inf, -math.inf, math.nan, 1e308, 0.0, -1.0, 1.5])
+def test_time_that_is_none_of_the_schedules_is_refused(book: ScheduleBook, time_left: float) -> None:
+    with pytest.raises(ScheduleRefused, match=r"done_by's time must be from 0\.0208333 to 1 days, got"):
+        book.schedule("ALPHA", 900.0, done_by=(0.8, time_left))
+    asked = pd.DataFrame({"market_id": ["ALPHA"] * 2, "order_size": 900.0, "done_by": [(0.8, time_left), (0.8, 0.5)]})
+    found = book.schedules(asked)
+    assert found["refused"].notna().tolist() == [True, False]
+
+
+def test_grid_of_twap_alone_refuses_any_urgency_in_words(tmp_path: Path) -> None:
+    publish(tmp_path, grid=Grid(risk_levels=(RiskLevel(value=0.0),)))
+    book = opened(tmp_path)
+    assert book.schedule("ALPHA", 900.0, urgency=0.0).params["source"] == "solved"
+    for risk in ({"urgency": 1.0}, {"risk_aversion": 1e-3}, {"half_life": 0.2}, {"cost_budget_bps": 7.0}):
+        with pytest.raises(ScheduleRefused, match="the grid's only level is 0, TWAP"):
+            book.schedule("ALPHA", 900.0, **risk)  # type: ignore[arg-type]
+    with pytest.raises(ScheduleRefused, match="one point, TWAP"):
+        book.frontier("ALPHA", 900.0)
+    found = book.schedules(pd.DataFrame({"market_id": ["ALPHA"] * 2, "order_size": 900.0, "urgency": [1.0, 0.0]}))
+    assert found["refused"].notna().tolist() == [True, False]
 
 
 def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
@@ -307,6 +333,58 @@ def test_book_follows_releases_and_never_mixes_them(tmp_path: Path) -> None:
     assert not faults
     assert seen == set(prices)
     assert book.refresh_error is None
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20.0
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [ServerUnavailable("gone for a minute"), OSError(5, "torn"), BookError("lags")])
+def test_timer_goes_on_after_an_outage(tmp_path: Path, error: Exception) -> None:
+    publish(tmp_path, "a" * 16)
+    down = threading.Event()
+
+    def load() -> Snapshot:
+        if down.is_set():
+            raise error
+        return of_parquet(tmp_path)
+
+    with ScheduleBook(load, clock=lambda: NOW) as book:
+        book._follow(0.01)
+        down.set()
+        wait_for(lambda: book.refresh_error is error)
+        assert book.schedule("ALPHA", 900.0, urgency=1.0).params["run_id"] == "a" * 16
+        publish(tmp_path, "b" * 16)
+        down.clear()
+        wait_for(lambda: book.run_id == "b" * 16 and book.refresh_error is None)
+
+
+def test_threads_share_the_hours_of_many_starts(tmp_path: Path) -> None:
+    """More starts than are kept: what one thread has just seen another clears."""
+    hours = {"volume_profile": np.arange(1.0, 25.0), "variance_profile": np.ones(24)}
+    publish(tmp_path, markets=(market("ALPHA", **hours),))
+    book, faults = opened(tmp_path), []
+    starts = [NOW + timedelta(minutes=7 * i) for i in range(40)]
+    alone = [book.schedule("ALPHA", 900.0, strategy="vwap", start=s).holdings.tobytes() for s in starts]
+
+    def ask(order: list[int]) -> None:
+        for i in order:
+            try:
+                if book.schedule("ALPHA", 900.0, strategy="vwap", start=starts[i]).holdings.tobytes() != alone[i]:
+                    faults.append(i)
+            except Exception as error:
+                faults.append(error)
+
+    rng = np.random.default_rng(2)
+    threads = [threading.Thread(target=ask, args=(rng.permutation(40).tolist() * 3,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
 
 
 def test_refresh_says_whether_it_went_over(tmp_path: Path) -> None:

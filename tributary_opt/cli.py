@@ -294,16 +294,9 @@ def version() -> None:
 
 
 def _settings() -> Settings:
-    from pydantic import ValidationError
+    from tributary_opt.settings import from_environment
 
-    from tributary_opt.settings import Settings
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "__".join(str(part) for part in first["loc"]).upper()
-        raise ValueError(f"setting TRIBUTARY_{name}: {first['msg']}") from None
+    return from_environment()
 
 
 @contextlib.contextmanager

@@ -244,10 +244,10 @@ def register(app: typer.Typer, refusals: Any) -> None:
 @contextlib.contextmanager
 def _book(root: Path | None) -> Iterator[ScheduleBook]:
     from tributary_opt.schedule_book import BookError, ScheduleBook
-    from tributary_opt.settings import Settings
+    from tributary_opt.settings import from_environment
 
     try:
-        book = ScheduleBook.open(Settings() if root is None else root)
+        book = ScheduleBook.open(from_environment() if root is None else root)
     except BookError as error:
         raise ValueError(str(error)) from None
     with book:

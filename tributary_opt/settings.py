@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tributary_opt import schema
@@ -352,3 +352,13 @@ class Retention(_Choice):
         30, ge=1, le=3_660, description="Nights whose trajectories and HTML reports are kept; parameters stay"
     )
     orphan_hours: float = Field(24.0, ge=0, description="Age from which an unfinished run's files are swept [h]")
+
+
+def from_environment() -> Settings:
+    """Settings as the environment and `.env` have them. ValueError: the setting that is wrong, and why, in a line."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "__".join(str(part) for part in first["loc"]).upper()
+        raise ValueError(f"setting TRIBUTARY_{name}: {first['msg']}") from None

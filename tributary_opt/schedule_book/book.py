@@ -63,7 +63,7 @@ class ScheduleBook:
         self._loading = threading.Lock()
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
-        self.refresh_error: BookError | None = None
+        self.refresh_error: Exception | None = None
         """Why the timer could not follow; None where it did."""
 
     @classmethod
@@ -144,7 +144,7 @@ class ScheduleBook:
                     if self.refresh():
                         _make_calendars(self._snapshot)
                     self.refresh_error = None
-                except BookError as error:
+                except Exception as error:  # an outage, a torn file: the next look may find it mended
                     self.refresh_error = error
 
         self._timer = threading.Thread(target=run, name="schedule-book", daemon=True)
@@ -191,6 +191,8 @@ class ScheduleBook:
         order = _order(book, place, strategy, None, None)
         if float(place.row["sigma"]) == 0:
             raise ScheduleRefused(f"{market_id!r} has sigma 0: its frontier is one point, TWAP")
+        if place.most_urgency == 0:
+            raise ScheduleRefused("the grid's only level is urgency 0: its frontier is one point, TWAP")
         urgency = np.geomspace(min(0.05, place.most_urgency / 2), place.most_urgency, n_points).tolist()
         lam = [0.0, *(risk_aversion_of(order, "urgency", u) for u in urgency)]
         found = efficient_frontier(order.problem(0.0), risk_aversion=np.array(lam)).frame()

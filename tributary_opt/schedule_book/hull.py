@@ -180,6 +180,10 @@ def place_of(book: Snapshot, key: Key, market: Market, order_size: float, horizo
 
 def refuse_urgency(place: Place, asked: str, urgency: float) -> NoReturn:
     """Say how far outside the hull a risk lies."""
+    if place.most_urgency == 0:
+        raise ScheduleRefused(
+            f"{asked} means an urgency of {urgency:.4g}, and the grid's only level is 0, TWAP: publish a grid with more"
+        )
     raise ScheduleRefused(
         f"{asked} means an urgency of {urgency:.4g}, {urgency / place.most_urgency * MOST_URGENCY:.3g} "
         f"times the largest of the grid; {MOST_URGENCY:g} times, {place.most_urgency:g}, is the limit"

@@ -6,6 +6,7 @@ the market's hours of the day for VWAP, volume time and capped schedules, where 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 from datetime import date
@@ -167,7 +168,7 @@ def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarra
     """The slices' weights by volume and variance from the published hours of the day; None where none is known."""
     n, flat = place.n_steps, np.full(place.n_steps, 1.0 / place.n_steps)
     known, asked = place.market.hours, (place.horizon, n, after, begin)
-    if asked in known:
+    with contextlib.suppress(KeyError):  # another thread may clear what this one has just seen
         return known[asked]
     if len(known) >= _HOURS_KEPT:
         known.clear()
@@ -231,7 +232,8 @@ def _by_schedule(order: Order, kind: str, value: Any) -> float:
         return risk_aversion_from_half_life(problem, value).risk_aversion
     if kind == "done_by":
         share, time = value
-        after = math.floor(time / place.tau + TOO_FAR)
+        within = place.tau * (1 - TOO_FAR) <= time <= place.horizon * (1 + TOO_FAR)
+        after = math.floor(time / place.tau + TOO_FAR) if within else 0
         if not 1 <= after <= place.n_steps:
             raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
         return risk_aversion_from_share_done(problem, share, after).risk_aversion
