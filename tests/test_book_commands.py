@@ -22,7 +22,9 @@ from book_release import market, publish
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tributary_opt import schema
 from tributary_opt.cli import app
+from tributary_opt.storage import parquet
 
 EVER = ("--max-age", "1e9")
 
@@ -68,10 +70,11 @@ def test_frontier_and_compare_give_a_row_a_point(root: Path) -> None:
 def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Path) -> None:
     publish(tmp_path, "0" * 16, date(2026, 3, 2), markets=(market("ALPHA", sigma=0.8),))
     walked = {"walk_size": 40.0, "walk_cost": 0.012, "walk_half_spreads": 1.2, "cost_walk_bps": 2.4}
-    publish(tmp_path, markets=(market("ALPHA", **walked),))
+    got = {"sigma_source": "mids", "spread_source": "quoted", "method": "law", "sigma_drift_z": 2.5}
+    publish(tmp_path, markets=(market("ALPHA", **walked, **got),))
     found = pd.DataFrame(json.loads(run(tmp_path, "explain", "ALPHA", "--json").stdout)).set_index("name")
     assert list(found["stage"].drop_duplicates()) == [
-        *("source", "statistics", "parameters", "verdict", "schedule", "cost")
+        *("source", "statistics", "parameters", "verdict", "drift", "schedule", "cost")
     ]
     assert (found["value"]["sigma"], found["before"]["sigma"]) == (1.0, 0.8)
     assert found["low"]["sigma"] == pytest.approx(1 - 0.196)
@@ -79,12 +82,37 @@ def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Pat
     assert {"kappa", "decay_time", "expected_cost_bps", "grade", "method"} <= set(found.index)
     assert (found["value"]["run_id"], found["before"]["run_id"]) == ("a" * 16, "0" * 16)
     assert found["change_pct"]["sigma"] == pytest.approx(25.0)
+    for name in ("kappa", "decay_time", "half_life", "urgency", "order_size"):  # what the grid fixes
+        assert found["before"][name] == found["value"][name]
+    assert found["before"]["cost_sd_bps"] == pytest.approx(0.8 * found["value"]["cost_sd_bps"], rel=1e-12)
+    assert found["change_pct"]["cost_sd_bps"] == pytest.approx(25.0)
+    assert found["how"][["sigma", "epsilon", "eta", "gamma"]].tolist() == ["mids", "quoted", "law", "law"]
+    assert found["how"][["alpha", "reference_rate", "adv"]].isna().all()
+    assert {"grade_reason", "strength", "sigma_drift_z", "gamma_drift_z"} <= set(found.index)
     assert {name: (found["value"][name], found["unit"][name]) for name in walked} == {
         "walk_size": (40.0, "contracts"),
         "walk_cost": (0.012, "price"),
         "walk_half_spreads": (1.2, "-"),
         "cost_walk_bps": (2.4, "bps"),
     }
+
+
+@pytest.mark.parametrize("table", schema.RELEASE_TABLES, ids=lambda t: t.name)
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_explain_outlives_damage_to_the_run_before(tmp_path: Path, table: schema.Table, damage: str) -> None:
+    publish(tmp_path, "0" * 16, date(2026, 3, 2), markets=(market("ALPHA", sigma=0.8),))
+    publish(tmp_path, markets=(market("ALPHA"),))
+    path = tmp_path / parquet.release_file(table, date(2026, 3, 2), "0" * 16)
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-100])
+    done = run(tmp_path, "explain", "ALPHA", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = pd.DataFrame(json.loads(done.stdout)).set_index("name")
+    assert found["value"]["sigma"] == 1.0
+    if damage == "cut short":
+        assert "the run before" in found["before"]["run_id"]
+        assert found["before"].drop("run_id").isna().all()
+    elif table is schema.TRAJECTORIES:
+        assert (found["before"]["sigma"], found["before"]["kappa"]) == (0.8, None)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,9 @@ def test_page_files_and_explain_say_the_same_of_a_column(tmp_path: Path) -> None
     told = explain(ScheduleBook.open(tmp_path, clock=lambda: NOW), "ALPHA")
     assert len(told) > 20
     for row in told.to_dict("records"):
-        assert row["meaning"].replace("|", "\\|") in page
+        table = schema.TRAJECTORIES if row["stage"] == "schedule" else schema.PARAMETERS
+        column = next(c for c in table.columns if c.name == row["name"])
+        assert (row["unit"], row["meaning"]) == (column.unit, column.meaning)
 
 
 @pytest.mark.parametrize("table", schema.TABLES.values(), ids=lambda t: t.name)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tributary_opt import schema
 from tributary_opt.schedule_book.book import ScheduleBook, resolve
-from tributary_opt.schedule_book.grid import Market
+from tributary_opt.schedule_book.grid import BookError, Market
 from tributary_opt.schedule_book.hull import OPTIMAL
 
 _CHAIN = (
@@ -20,12 +20,17 @@ _CHAIN = (
     ("statistics", ("adv", "price", "spread", "sigma", "effective_spread", "overnight_sd")),
     ("parameters", ("epsilon", "eta", "gamma", "alpha", "reference_rate")),
 )
-_VERDICT = ("status", "reason", "detail", "grade", "method")
+_VERDICT = ("status", "reason", "detail", "grade", "grade_reason", "method", "strength")
+_DRIFT = tuple(c.name for c in schema.PARAMETERS.columns if c.name.endswith("_drift_z"))
 _COSTS = (
     *("cost_law_bps", "cost_tape_bps", "cost_rule_bps", "cost_square_root_bps", "model_risk"),
     *("walk_size", "walk_share", "walk_cost", "walk_half_spreads", "cost_walk_bps", "walk_reason"),
 )
-_SOURCES = {"price": "price_source", "spread": "spread_source", "sigma": "sigma_source"}
+_SOURCES = {
+    **{"price": "price_source", "spread": "spread_source", "sigma": "sigma_source"},
+    **{"epsilon": "spread_source", "eta": "method", "gamma": "method"},
+}
+"""The column that says how a figure was got."""
 _SCHEDULE = ("order_size", "urgency", "kappa", "decay_time", "half_life", "expected_cost_bps", "cost_sd_bps")
 
 
@@ -41,19 +46,24 @@ def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> 
     """
     snapshot, key = resolve(book, market_id, token_id)
     row = snapshot.evidence(key)
-    before = snapshot.parameters_before(key)
-    meanings = {c.name: c for c in (*schema.TRAJECTORIES.columns, *schema.PARAMETERS.columns)}
+    before: dict[str, Any] = {}
+    schedules_before = None
+    try:
+        before, schedules_before = snapshot.before(key)
+    except BookError as error:  # what is current is sound, and what it was before is not worth losing it
+        before = {"run_id": str(error)}
+    of_market, of_schedule = ({c.name: c for c in t.columns} for t in (schema.PARAMETERS, schema.TRAJECTORIES))
     found: list[dict[str, Any]] = []
 
     def add(stage: str, name: str, values: dict[str, Any], earlier: dict[str, Any]) -> None:
         if name not in values:
             return
-        value, column = values[name], meanings[name]
+        value, column = values[name], (of_schedule if stage == "schedule" else of_market)[name]
         low, high = _interval(values, name)
-        how = values.get(_SOURCES.get(name, "")) or (values.get("method") if stage == "parameters" else None)
+        how = values.get(_SOURCES.get(name, ""))
         line = {"stage": stage, "name": name, "value": value, "low": low, "high": high, "unit": column.unit}
         was = earlier.get(name)
-        change = (value / was - 1) * 100 if isinstance(value, float) and was else math.nan
+        change = (value / was - 1) * 100 if isinstance(value, float) and isinstance(was, float) and was else math.nan
         found.append({**line, "how": how, "before": was, "change_pct": change, "meaning": column.meaning})
 
     for stage, names in _CHAIN:
@@ -61,10 +71,14 @@ def explain(book: ScheduleBook, market_id: str, token_id: str | None = None) -> 
             add(stage, name, row, before)
     for name in _VERDICT:
         add("verdict", name, row, before)
+    for name in _DRIFT:
+        add("drift", name, row, {})
     if row["status"] == "ok":
         middle = _middle(snapshot.market(key))
+        was = {} if schedules_before is None else _middle(schedules_before)
+        same = all(middle.get(name) == was.get(name) for name in ("strategy", "urgency", "horizon", "n_steps"))
         for name in _SCHEDULE if middle else ():
-            add("schedule", name, middle, {})
+            add("schedule", name, middle, was if same else {})
         for name in _COSTS:
             add("cost", name, row, before)
     frame = pd.DataFrame(found).astype({"value": object, "before": object})

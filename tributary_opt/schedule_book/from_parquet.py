@@ -16,7 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tributary_opt import schema
-from tributary_opt.schedule_book.grid import COLUMNS, TEXTS, Block, BookError, Key, of_other_runs, unreadable, with_all
+from tributary_opt.schedule_book.grid import (
+    COLUMNS,
+    TEXTS,
+    Block,
+    BookError,
+    Key,
+    Market,
+    of_other_runs,
+    unreadable,
+    with_all,
+)
 from tributary_opt.schedule_book.snapshot import OF_AN_ORDER, Portion, Snapshot
 from tributary_opt.storage import parquet
 
@@ -59,16 +69,18 @@ def of_parquet(root: Path) -> Snapshot:
         if rows_told[name] not in (None, found):
             raise BookError(f"{name} of run {run_id} has {found} rows, {parquet.MANIFEST} says {rows_told[name]}")
 
-    def before_this(key: Key) -> dict[str, Any]:
+    def before_this(key: Key) -> tuple[dict[str, Any], Market | None]:
         if earlier is None:
-            return {}
+            return {}, None
+        row: dict[str, Any] = {}
         try:
-            path = root / parquet.release_file(schema.PARAMETERS, *earlier)
-            return _Parameters(path, earlier[1]).whole_row(key)
-        except FileNotFoundError:  # a copy of the newest release alone
-            return {}
+            row = _Parameters(root / parquet.release_file(schema.PARAMETERS, *earlier), earlier[1]).whole_row(key)
+            block = _Schedules(root / parquet.release_file(schema.TRAJECTORIES, *earlier), earlier[1]).of_market(key[0])
+        except FileNotFoundError:  # a copy of the newest release alone, or schedules that maintenance has swept
+            return row, None
         except (pa.ArrowException, OSError) as error:
             raise unreadable(f"the run before, {earlier[1]} as of {earlier[0]},", error) from None
+        return row, None if block is None else block.market(key)
 
     stamp = datetime.fromisoformat(published) if published else None
     return Snapshot(run_id, as_of, stamp, parameters, rows, before_this)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tributary_opt import schema
-from tributary_opt.schedule_book.grid import Block, BookError, Key, with_all
+from tributary_opt.schedule_book.grid import Block, BookError, Key, Market, with_all
 from tributary_opt.schedule_book.snapshot import REPAIR, Portion, Snapshot
 from tributary_opt.storage.frames import canonical
 from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
@@ -45,11 +45,13 @@ def of_questdb(db: QuestDB) -> Snapshot:
                 f"run {pointer.run_id} is current, but {name} has {found} of its {told.get(name)} rows: {REPAIR}"
             )
 
-    def before_this(key: Key) -> dict[str, Any]:
+    def before_this(key: Key) -> tuple[dict[str, Any], Market | None]:
         earlier = releases.previous(pointer)
         if earlier is None:
-            return {}
-        return Portion(releases.read(schema.PARAMETERS, earlier.as_of, earlier.run_id), earlier.run_id).row(key)
+            return {}, None
+        row = Portion(releases.read(schema.PARAMETERS, earlier.as_of, earlier.run_id), earlier.run_id).row(key)
+        block = _Schedules(db, earlier.as_of, earlier.run_id).of_market(key[0])
+        return row, None if block is None else block.market(key)
 
     found = _Parameters(parameters, pointer.run_id)
     return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, found, rows, before_this)

@@ -79,7 +79,8 @@ class Snapshot:
     parameters : Parameters
     rows : Rows
     before : callable
-        A market's row of `ac_parameters` in the release that was current before this one; empty where it had none.
+        A market's row of `ac_parameters` in the release that was current before this one, empty where it had none, and
+        its schedules, None where there are none any more.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class Snapshot:
         published_at: datetime | None,
         parameters: Parameters,
         rows: Rows,
-        before: Callable[[Key], dict[str, Any]],
+        before: Callable[[Key], tuple[dict[str, Any], Market | None]],
     ):
         self.run_id, self.as_of, self.published_at = run_id, as_of, published_at
-        self.read, self.evidence, self.parameters_before = parameters.read, parameters.whole_row, before
+        self.read, self.evidence, self.before = parameters.read, parameters.whole_row, before
         self._parameters, self._rows = parameters, rows
         self._known: dict[Key, dict[str, Any]] = {}
         self._columns: dict[str, np.ndarray] = {}
