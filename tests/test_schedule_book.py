@@ -120,6 +120,28 @@ def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
     assert fifty.params["implied_price"] == pytest.approx(one.params["implied_price"], rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("changes", "out"),
+    [
+        ({"price": 0.9, "kind": "price"}, False),
+        ({"price": 0.9, "kind": "probability"}, True),  # a buyer would pay more than 1
+        ({"price": 0.1, "kind": "price"}, True),  # a seller would be paid less than nothing
+        ({"price": 0.5, "kind": "probability"}, False),
+    ],
+)
+@pytest.mark.parametrize("multiplier", [1.0, 50.0])
+def test_price_that_leaves_its_range_is_flagged_between_grid_points_as_on_them(
+    tmp_path: Path, changes: dict[str, Any], out: bool, multiplier: float
+) -> None:
+    publish(tmp_path, markets=(market("ALPHA", sigma=0.01, contract_multiplier=multiplier, **changes),))
+    book = opened(tmp_path)
+    for size in (10_000.0, 9_999.0):
+        for ask in ({"urgency": 3.0}, {"strategy": "twap"}, {"urgency": 3.0, "max_participation": 1.0}):
+            t = book.schedule("ALPHA", size, **ask)  # type: ignore[arg-type]
+            assert (t.params["status"] == "price_out_of_range") == out, (size, ask)
+            assert bool(t.params["warnings"]) == out
+
+
 def test_lots_and_participation_are_kept(book: ScheduleBook) -> None:
     t = book.schedule("ALPHA", 4_000.0, urgency=10.0, max_participation=0.1, lot_size=10.0)
     assert (np.mod(t.trade_sizes, 10.0) == 0).all()

@@ -24,7 +24,7 @@ JUDGED = ("status", "reason", "detail", "grade", "calendar")
 """What decides whether a market may be used at all."""
 
 OF_AN_ORDER = (
-    *("run_id", "market_id", "token_id", *JUDGED, "resolution_time"),
+    *("run_id", "market_id", "token_id", *JUDGED, "kind", "resolution_time"),
     *("adv", "price", "sigma", "eta", "gamma", "epsilon", "reference_rate", "contract_multiplier", "tick_size"),
     *("volume_profile", "variance_profile"),
 )

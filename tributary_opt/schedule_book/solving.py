@@ -296,7 +296,14 @@ def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     missing = abs(math.fsum([*found.trade_sizes, left, -size]))
     if not (missing <= _ROUNDING * size and adds_up(found.holdings, size, left)):
         raise ScheduleRefused(f"no schedule of {size:g} contracts adds up: {missing:g} would be missing")
-    return replace(found, params={**found.params, "source": "solved"})
+    params = {**found.params, "source": "solved"}
+    paid = found.params["expected_cost"] / order.place.multiplier / size
+    price = float(order.place.row["price"])
+    ceiling = 1.0 if order.place.row["kind"] == "probability" else math.inf
+    if not (price - paid > 0 and price + paid < ceiling):  # as the night flags its rows, whatever the side
+        said = f"its expected average price, {price:g} less or more {paid:g}, leaves its range: the law is stretched"
+        params |= {"status": "price_out_of_range", "warnings": (*params["warnings"], said)}
+    return replace(found, params=params)
 
 
 def adds_up(held: np.ndarray, size: Any, left: float = 0.0) -> np.ndarray:
