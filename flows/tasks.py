@@ -246,9 +246,7 @@ def _page(night: NightReport) -> str:
     if night.outcome is None:
         return "A dry run writes no HTML report."
     try:
-        with open_night(Settings()) as opened:
-            history = html.parameter_history(opened.releases, night.run.as_of)
-        path = html.write(Settings().parquet_root, night, history)
+        path = html.write_page_of(Settings(), night)
     except Exception as error:
         _LOG.exception("the HTML report was not written; the release is not touched by that")
         return f"**The HTML report was not written**: {type(error).__name__}. The log says more; the release is whole."

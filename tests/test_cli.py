@@ -75,6 +75,10 @@ def files_of(sample: Path) -> dict[TableName, list[Path]]:
     }
 
 
+def manifest_day(home: Path) -> str:
+    return str(json.loads((home / "parquet" / "current.json").read_text())["as_of"])
+
+
 def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: QuestDB, tmp_path: Path) -> None:
     for table, files in files_of(sample).items():
         done = command("load", *map(str, files), "--table", table)
@@ -96,6 +100,9 @@ def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: Qu
     assert "current" in night.stdout
     first = json.loads((tmp_path / "parquet" / "current.json").read_text())["run_id"]
     assert first in night.stdout
+    page = tmp_path / "parquet" / "reports" / f"as_of={manifest_day(tmp_path)}" / f"run_id={first}" / "report.html"
+    assert f"HTML report: {page}" in night.stdout
+    assert "<html" in page.read_text()[:200]
     n = db.rows("SELECT count() FROM ac_trajectories_current")[0][0]
     assert n > 0
     path = json.loads((tmp_path / "parquet" / "current.json").read_text())["tables"]["ac_trajectories"]["path"]

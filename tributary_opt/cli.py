@@ -104,14 +104,22 @@ def night(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")] = False,
     reread: Annotated[bool, typer.Option("--reread", help="Read every day of the window from ticks again.")] = False,
 ) -> None:
-    """Run one night in this process, without a Prefect server."""
+    """Run one night in this process, without a Prefect server; its HTML report lies beside the Parquet."""
+    said = ""
     with _refusals(), _progress() as progress:
-        from tributary_opt.night import Choices, run_night
+        from tributary_opt.night import Choices, open_night, run_night
+        from tributary_opt.report import page
 
         settings = _settings()
         chosen = Choices(markets=tuple(m for m in markets.split(",") if m))
         day = as_of.date() if as_of else None
-        report = run_night(settings, chosen, as_of=day, dry_run=dry_run, reread=reread, progress=progress)
+        with open_night(settings):  # an embedded server stays up for the report
+            report = run_night(settings, chosen, as_of=day, dry_run=dry_run, reread=reread, progress=progress)
+            if not dry_run:
+                try:
+                    said = f"HTML report: {page.write_page_of(settings, report)}"
+                except Exception as error:  # the release is whole, with a page or without
+                    said = f"[red]The HTML report was not written[/] ({type(error).__name__}: {error})"
     _show(
         settings,
         f"Night as of {report.run.as_of}, run {report.run.run_id}",
@@ -119,6 +127,8 @@ def night(
         report.trajectories,
         outcome=report.outcome.reason if report.outcome else None,
     )
+    if said:
+        _out.print(said, soft_wrap=True, highlight=False)
 
 
 @app.command()

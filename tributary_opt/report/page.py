@@ -26,11 +26,12 @@ from markupsafe import Markup
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.profile import session_hours
-from tributary_opt.night import NightReport
+from tributary_opt.night import NightReport, open_night
 from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED, MARKET_ORDER
 from tributary_opt.report.markdown import MOVED, changes, largest_moves, movers, outcome
 from tributary_opt.report.overview import overview_svg
 from tributary_opt.report.packed import Packer, compressed
+from tributary_opt.settings import Settings
 from tributary_opt.storage.parquet import release_file, write_page
 from tributary_opt.storage.releases import Releases
 
@@ -67,6 +68,13 @@ class History:
 def write(root: Path, night: NightReport, history: History = History()) -> Path:
     """Write the page of a run below the Parquet root, by a rename. Returns where it is."""
     return write_page(root, render(night, history), night.run.as_of, night.run.run_id)
+
+
+def write_page_of(settings: Settings, night: NightReport) -> Path:
+    """The page of a night just stored, with the history of its parameters. Returns where it is."""
+    with open_night(settings) as opened:
+        history = parameter_history(opened.releases, night.run.as_of)
+    return write(settings.parquet_root, night, history)
 
 
 def render(night: NightReport, history: History = History()) -> str:
