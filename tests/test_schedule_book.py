@@ -170,6 +170,24 @@ def test_a_start_in_a_closure_is_the_next_open_and_a_whole_session_ends_at_the_c
     assert t.timestamps[-1] == np.datetime64("2026-03-04T21:00", "us")
 
 
+def test_slices_in_an_exchanges_break_are_named_and_volume_knows_of_it(tmp_path: Path) -> None:
+    hours = {"volume_profile": np.zeros(24), "variance_profile": np.ones(24)}
+    hours["volume_profile"][[9, 10, 11, 13, 14, 15]] = 1.0  # Hong Kong's own clock: lunch is from 12 to 13
+    publish(tmp_path, markets=(market("HSI", calendar="XHKG", day_hours=6.5, **hours), market("COIN")))
+    book = opened(tmp_path)
+    start = datetime(2026, 3, 4, 1, 30, tzinfo=UTC)
+    by_clock = book.schedule("HSI", 900.0, urgency=1.0, start=start)
+    assert by_clock.params["warnings"] == ("7 slices begin in a break of XHKG: trade them before it or after",)
+    lunch = (by_clock.timestamps[:-1] >= np.datetime64("2026-03-04T04:00")) & (
+        by_clock.timestamps[:-1] < np.datetime64("2026-03-04T05:00")
+    )
+    assert lunch.sum() == 7
+    by_volume = book.schedule("HSI", 900.0, strategy="vwap", start=start)
+    inside = lunch & (by_volume.timestamps[1:] <= np.datetime64("2026-03-04T05:00"))
+    assert (by_volume.trade_sizes[inside] == 0).all()
+    assert not book.schedule("COIN", 900.0, urgency=1.0, start=start).params["warnings"]
+
+
 @pytest.mark.parametrize(("side", "sign"), [("sell", -1), ("buy", 1)])
 def test_slice_prices_add_up_to_the_cost_and_stand_on_the_tick(
     book: ScheduleBook, tmp_path: Path, side: Any, sign: int

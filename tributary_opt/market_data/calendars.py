@@ -60,6 +60,17 @@ class TradingCalendar:
         start, end = self._exchange.session_open(label), self._exchange.session_close(label)
         return Session(self.code, day, start.to_pydatetime(), end.to_pydatetime())
 
+    def breaks(self, first: date, last: date) -> list[tuple[datetime, datetime]]:
+        """The exchange's breaks (lunch in Tokyo, Hong Kong) in the sessions of these days, in which nothing trades.
+
+        A session's length counts them: its hours without volume are what schedules by volume know of them.
+        """
+        if self._exchange is None:
+            return []
+        labels = self._exchange.sessions_in_range(first.isoformat(), last.isoformat())
+        found = [(self._exchange.session_break_start(x), self._exchange.session_break_end(x)) for x in labels]
+        return [(start.to_pydatetime(), end.to_pydatetime()) for start, end in found if start == start]
+
     def days(self, first: date, last: date) -> list[date]:
         """The trading days from `first` to `last`, both included."""
         if self._exchange is None:

@@ -18,7 +18,7 @@ from tributary_opt.optimization.arguments import Side
 from tributary_opt.optimization.frontier import efficient_frontier
 from tributary_opt.optimization.problem import Problem, schedule_cost
 from tributary_opt.optimization.trajectory import ExecutionTrajectory
-from tributary_opt.schedule_book.clock import session_of, stamps, trading_hours
+from tributary_opt.schedule_book.clock import in_breaks, session_of, stamps, trading_hours
 from tributary_opt.schedule_book.from_parquet import of_parquet
 from tributary_opt.schedule_book.grid import BookError, Key
 from tributary_opt.schedule_book.hull import (
@@ -409,6 +409,10 @@ class ScheduleBook:
         end, resolves = times[-1], row["resolution_time"]
         if resolves is not None and end > np.datetime64(resolves.astimezone(UTC).replace(tzinfo=None), "us"):
             raise ScheduleRefused(f"the schedule would end {end}, after the market resolves at {resolves}")
+        idle = in_breaks(row["calendar"], times[:-1]) & (found.trade_sizes > 0)
+        if idle.any():
+            said = f"{idle.sum()} slices begin in a break of {row['calendar']}: trade them before it or after"
+            found = _with(found, warnings=(*found.params["warnings"], said))
         return replace(found, timestamps=times)
 
 

@@ -38,6 +38,15 @@ def stamps(calendar: str, start: datetime, offsets: np.ndarray) -> np.ndarray:
     return np.asarray(opens[whole] + within)
 
 
+def in_breaks(calendar: str, times: np.ndarray) -> np.ndarray:
+    """Which of the instants (datetime64, UTC, rising) lie in a break of the exchange's."""
+    first, last = (times[i].astype("datetime64[D]").item() for i in (0, -1))
+    found = np.zeros(times.shape, dtype=bool)
+    for start, end in trading_calendar(calendar).breaks(first - timedelta(days=1), last + timedelta(days=1)):
+        found |= (times >= np.datetime64(_plain(start))) & (times < np.datetime64(_plain(end)))
+    return found
+
+
 def trading_hours(calendar: str, as_of: date, until: datetime) -> float:
     """Hours of trading between the end of `as_of`'s session and `until`. [h]"""
     days = (until.date() - as_of).days + 1
