@@ -1,7 +1,8 @@
 """Alerts: Prefect automations that call a webhook when a night failed, when none came, when a run's process is gone.
 
-They are made from the settings and replaced by name, so that doing it again changes nothing and a changed setting is
-followed. The webhook's address is a secret: it goes from the environment into a block of Prefect's, which masks it.
+They are made from the settings and replaced by name where a setting has changed: doing it again changes nothing, not
+even the time since which a night is missed, and one that somebody has paused stays so. The webhook's address is a
+secret: it goes from the environment into a block of Prefect's, which masks it.
 """
 
 from __future__ import annotations
@@ -69,12 +70,20 @@ def ensure_alerts(client: SyncPrefectClient, settings: Settings, heartbeat_s: fl
     for name in (FAILED, CRASHED, STALE, ZOMBIE):
         there = client.read_automations_by_name(name)
         if there and name in wanted:
-            client.update_automation(there.pop(0).id, wanted[name])
+            mine = there.pop(0)
+            # Replaced, it would forget since when nothing came: a machine started anew each day would never alert.
+            if _said(mine) != _said(wanted[name]):
+                client.update_automation(mine.id, wanted[name].model_copy(update={"enabled": mine.enabled}))
         elif name in wanted:
             client.create_automation(wanted[name])
         for other in there:
             client.delete_automation(other.id)
     return list(wanted)
+
+
+def _said(automation: AutomationCore) -> dict[str, Any]:
+    """What is ours to say of an automation; whether it is paused is the user's."""
+    return automation.model_dump(mode="json", include=set(AutomationCore.model_fields) - {"enabled", "owner_resource"})
 
 
 def _zombie(heartbeat_s: float) -> AutomationCore:

@@ -1,0 +1,52 @@
+"""Alerts as code: made, followed when a setting changes, left alone when none does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from pydantic import SecretStr
+
+from flows.alerts import CRASHED, FAILED, STALE, ZOMBIE, ensure_alerts
+from tributary_opt.settings import Settings
+
+pytestmark = pytest.mark.prefect
+
+
+def settings(**alerts: Any) -> Settings:
+    return Settings(_env_file=None, **alerts)  # type: ignore[call-arg]
+
+
+def seen(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
+    """Every automation of ours as the server has it, with the time of its last change."""
+    answer = requests.post(f"{client.api_url}automations/filter", json={}, timeout=30, proxies={"http": ""})
+    found = [a for a in answer.json() if a["name"].startswith("tributary: ")]
+    assert len({a["name"] for a in found}) == len(found)
+    return {a["name"]: a for a in found}
+
+
+def test_alerts_follow_the_settings_and_nothing_else(prefect_server: None) -> None:
+    client = get_client(sync_client=True)
+    with_webhook = {"alerts_webhook": SecretStr("http://127.0.0.1:9/secret"), "alerts_stale_hours": 26.0}
+    assert set(ensure_alerts(client, settings(**with_webhook), 60.0)) == {FAILED, CRASHED, STALE, ZOMBIE}
+    first = seen(client)
+    assert set(first) == {FAILED, CRASHED, STALE, ZOMBIE}
+    assert first[STALE]["trigger"]["within"] == 26 * 3600
+    assert "secret" not in str(first)
+
+    ensure_alerts(client, settings(**with_webhook), 60.0)
+    assert seen(client) == first, "the time since which a night is missed begins anew"
+
+    client.pause_automation(first[FAILED]["id"])
+    ensure_alerts(client, settings(**with_webhook | {"alerts_stale_hours": 100.0}), 60.0)
+    changed = seen(client)
+    assert changed[STALE]["trigger"]["within"] == 100 * 3600
+    assert changed[STALE]["id"] == first[STALE]["id"]
+    assert (changed[CRASHED], changed[ZOMBIE]) == (first[CRASHED], first[ZOMBIE])
+    assert not changed[FAILED]["enabled"]
+
+    ensure_alerts(client, settings(), 30.0)
+    assert set(seen(client)) == {ZOMBIE}, "without a webhook there is nobody to call"
+    assert seen(client)[ZOMBIE]["trigger"]["within"] == 5 * 30
