@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from tributary_opt.night import NightReport, Plan
-from tributary_opt.report.markdown import changes, days_report, movers, plans_report, refusals, run_report
+from tributary_opt.report.markdown import (
+    changes,
+    days_report,
+    largest_moves,
+    movers,
+    plans_report,
+    refusals,
+    run_report,
+)
 from tributary_opt.storage.releases import Outcome, Run
 
 DAY = date(2026, 3, 4)
@@ -80,6 +88,17 @@ def test_moves_are_the_ten_largest_in_per_cent_with_their_sign() -> None:
     assert list(eta["market_id"]) == names[:1:-1]
     np.testing.assert_allclose(eta["per_cent"], [(-1) ** i * i for i in range(11, 1, -1)], rtol=1e-12)
     assert "| M11 | 2 | 1.78 | -11.0 |" in run_report(night(now, before))
+
+
+def test_table_of_moves_is_rounded_and_largest_first() -> None:
+    before = parameters(market("A", eta=1.23456789e-6), market("B", sigma=0.0123456), market("C"))
+    now = parameters(market("A", eta=1.34567891e-6), market("B", sigma=0.0100001), market("C", sigma=0.03))
+    assert largest_moves(night(now, before)) == [
+        {"parameter": "eta", "market_id": "A", "token_id": "A", "before": 1.235e-6, "now": 1.346e-6, "per_cent": 9.0},
+        {"parameter": "sigma", "market_id": "C", "token_id": "C", "before": 0.02, "now": 0.03, "per_cent": 50.0},
+        {"parameter": "sigma", "market_id": "B", "token_id": "B", "before": 0.01235, "now": 0.01, "per_cent": -19.0},
+    ]
+    assert largest_moves(night(now)) == []
 
 
 def test_same_parameters_have_no_changes() -> None:
