@@ -1,7 +1,7 @@
 """Schedules for every market: parameters × order sizes × risk levels × horizons, with cost and risk.
 
 Two Almgren-Chriss strategies, by the clock and in volume time, and their λ = 0, TWAP and VWAP; a market order beside
-them. With a cap, one strategy that keeps it stands in the place of the first two. All are costed by one function under
+them. With a cap, one strategy that keeps it stands in the place of the first two. All are costed by one law under
 one convention of the permanent impact: TWAP, market order and Almgren-Chriss by the clock (the same impact and risk in
 every slice), VWAP and volume time with the market's hours of the day, in which impact falls with a slice's share of the
 volume and risk follows its share of the variance. What stands on the same cost profile compares.
