@@ -438,5 +438,5 @@ def test_reference_data_that_cannot_be_used_refuse_their_market_alone(db: QuestD
     assert set(rows.loc[["A", "B", "C"], "reason"]) == {"unsupported_contract"}
     assert rows["reference_source"].unique().tolist() == ["markets"]
     assert "got binary" in rows.loc["A", "detail"]
-    assert "got NOPE" in rows.loc["B", "detail"]
+    assert "got 'NOPE'" in rows.loc["B", "detail"]
     assert rows.loc["D", "epsilon"] == pytest.approx(0.01 + 0.01 * rows.loc["D", "price"])

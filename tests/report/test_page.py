@@ -117,6 +117,26 @@ def test_the_overview_says_what_changed(page: Page) -> None:
     assert shown == sorted(shown, reverse=True)
 
 
+def test_the_overview_counts_grades_refusals_and_seconds(page: Page, night: NightReport) -> None:
+    facts = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('.facts div')]"
+        ".map(e => [e.querySelector('dt').textContent, e.querySelector('dd').textContent]))"
+    )
+    p = night.parameters
+    ok = p[p["status"] == "ok"]
+    assert (facts["Markets"], facts["Calibrated"]) == (str(len(p)), str(len(ok)))
+    assert facts["Refused"] == str(len(p) - len(ok))
+    assert facts["Schedules"] == f"{len(night.trajectories):,}"
+    drawn = page.eval_on_selector_all("#overview text", "found => found.map(e => e.textContent.trim())")
+    for grade, n in ok["grade"].value_counts().items():
+        assert {f"grade {grade}", f"{n:,}"} <= set(drawn)
+    for reason, n in p.loc[p["status"] != "ok", "reason"].value_counts().items():
+        assert {reason, f"{n:,}"} <= set(drawn)
+    for step, took in night.timings.items():
+        assert {step, f"{took:.1f}"} <= set(drawn)
+    assert {"coverage", "two sided share", "signed share", "share [%]"} <= set(drawn)
+
+
 def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
     search(page, "made-00002", 1)
     page.click("#markets tbody tr")
@@ -186,8 +206,16 @@ def test_tooltips_say_what_the_schema_says(page: Page) -> None:
         "Object.fromEntries([...document.querySelectorAll('#columns th')].map(e => [e.textContent, e.title]))"
     )
     assert tips == {c.name: c.meaning for c in schema.PARAMETERS.columns if c.name not in ("as_of", "run_id")}
-    (eta,) = (c for c in schema.PARAMETERS.columns if c.name == "eta")
-    assert page.get_attribute("#markets button[data-key=eta]", "title") == f"{eta.meaning} [{eta.unit}]"
+    tips = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#markets button[data-key]')]"
+        ".map(e => [e.dataset.key, e.title]))"
+    )
+    of_market = {c.name: c for c in schema.PARAMETERS.columns}
+    assert {"eta", "gamma", "sigma", "epsilon", "adv", "grade"} <= set(tips)
+    for name, said in tips.items():
+        if name in of_market:
+            c = of_market[name]
+            assert said == c.meaning + (f" [{c.unit}]" if c.unit else "")
     heads = page.evaluate(
         "Object.fromEntries([...document.querySelectorAll('#figures thead th')].map(e => [e.textContent, e.title]))"
     )
@@ -201,6 +229,7 @@ def test_tooltips_say_what_the_schema_says(page: Page) -> None:
         "Published as": "status",
     }.items():
         assert heads[head] == of[name].meaning + (f" [{of[name].unit}]" if of[name].unit else "")
+        assert head.endswith(f"[{of[name].unit}]") == ("[" in head)
 
 
 def test_the_response_stands_with_its_band_for_each_bucket_length(page: Page, night: NightReport) -> None:

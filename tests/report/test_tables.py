@@ -9,6 +9,7 @@ import pytest
 from book_release import AS_OF, NOW, publish
 
 from tributary_opt import schema
+from tributary_opt.cli_book import _LABELS
 from tributary_opt.report.tables import tables_page
 from tributary_opt.schedule_book import ScheduleBook
 from tributary_opt.schedule_book.evidence import explain
@@ -36,6 +37,18 @@ def test_page_files_and_explain_say_the_same_of_a_column(tmp_path: Path) -> None
         table = schema.TRAJECTORIES if row["stage"] == "schedule" else schema.PARAMETERS
         column = next(c for c in table.columns if c.name == row["name"])
         assert (row["unit"], row["meaning"]) == (column.unit, column.meaning)
+
+
+def test_headings_on_a_terminal_have_the_units_of_the_columns() -> None:
+    short = {"price/√d": "price/day^0.5", "1/cur.": "1/currency", "d": "day"}
+    columns = {c.name: c for table in schema.RELEASE_TABLES for c in table.columns}
+    checked = 0
+    for name, label in _LABELS.items():
+        unit = label.partition("[")[2].rstrip("]")
+        if name in columns and unit:
+            assert short.get(unit, unit) == columns[name].unit, label
+            checked += 1
+    assert checked >= 6
 
 
 @pytest.mark.parametrize("table", schema.TABLES.values(), ids=lambda t: t.name)
