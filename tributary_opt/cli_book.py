@@ -54,7 +54,7 @@ _Strategy = Annotated[
 _LABELS = {
     "market_id": "market",
     "token_id": "token",
-    "adv": "adv [contracts]",
+    "adv": "adv [contracts/d]",
     "sigma": "sigma [price/√d]",
     "risk_aversion": "lambda [1/cur.]",
     "urgency": "urgency",

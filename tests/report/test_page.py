@@ -211,11 +211,11 @@ def test_tooltips_say_what_the_schema_says(page: Page) -> None:
         ".map(e => [e.dataset.key, e.title]))"
     )
     of_market = {c.name: c for c in schema.PARAMETERS.columns}
-    assert {"eta", "gamma", "sigma", "epsilon", "adv", "grade"} <= set(tips)
+    assert {"eta", "sigma", "spread", "adv", "grade", "price"} <= set(tips)
     for name, said in tips.items():
         if name in of_market:
             c = of_market[name]
-            assert said == c.meaning + (f" [{c.unit}]" if c.unit else "")
+            assert said == c.meaning + (f" [{c.unit}]".replace("day^0.5", "√day") if c.unit else "")
     heads = page.evaluate(
         "Object.fromEntries([...document.querySelectorAll('#figures thead th')].map(e => [e.textContent, e.title]))"
     )

@@ -40,7 +40,7 @@ def test_page_files_and_explain_say_the_same_of_a_column(tmp_path: Path) -> None
 
 
 def test_headings_on_a_terminal_have_the_units_of_the_columns() -> None:
-    short = {"price/√d": "price/day^0.5", "1/cur.": "1/currency", "d": "day"}
+    short = {"price/√d": "price/day^0.5", "1/cur.": "1/currency", "d": "day", "contracts/d": "contracts/day"}
     columns = {c.name: c for table in schema.RELEASE_TABLES for c in table.columns}
     checked = 0
     for name, label in _LABELS.items():
