@@ -89,6 +89,10 @@ def test_a_release_published_while_the_book_reads_is_not_mixed_in(db: QuestDB, r
         new = book.schedule("ALPHA", 1_000.0, urgency=1.0)
         assert (new.params["run_id"], new.params["sigma"], new.params["source"]) == (TWO, 1.0, "published")
         assert new.risk_aversion != old.risk_aversion
+        # What changed since the release before: λ of the same urgency, so that κ is the same and the risk is not.
+        found = explain(book, "ALPHA").set_index("name")
+        assert found["before"]["kappa"] == found["value"]["kappa"]
+        assert found["change_pct"]["cost_sd_bps"] == pytest.approx(25.0)
 
 
 def test_schedules_swept_away_under_the_book_are_said_to_be_missing(db: QuestDB, releases: Releases) -> None:
@@ -100,7 +104,17 @@ def test_schedules_swept_away_under_the_book_are_said_to_be_missing(db: QuestDB,
         book.schedule("ALPHA", 1_000.0, urgency=1.0)
 
 
-@pytest.mark.parametrize("table", ["ac_parameters", "ac_trajectories", "ac_published"])
+@pytest.mark.parametrize("table", ["ac_parameters", "ac_trajectories", "ac_runs"])
+def test_a_release_with_one_table_empty_is_refused(db: QuestDB, releases: Releases, table: str) -> None:
+    publish(releases, ONE, TUESDAY, 0.8)
+    db.execute(f"TRUNCATE TABLE {table}")
+    db.wait(table)
+    said = "of its None rows" if table == "ac_runs" else f"{table} has 0 of its"
+    with pytest.raises(BookError, match=said):
+        ScheduleBook.open(db)
+
+
+@pytest.mark.parametrize("table", ["ac_parameters", "ac_trajectories", "ac_published", "ac_runs"])
 def test_a_database_with_a_table_missing_says_which(db: QuestDB, releases: Releases, table: str) -> None:
     publish(releases, ONE, TUESDAY, 0.8)
     for view in db.rows("SELECT view_name FROM views()"):
