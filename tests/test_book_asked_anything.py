@@ -202,7 +202,7 @@ def test_a_file_cut_short_is_said_to_be_one(tmp_path: Path, share: float) -> Non
     for table in schema.RELEASE_TABLES:
         path = small(tmp_path) / parquet.release_file(table, NOW.date() - timedelta(days=1), "a" * 16)
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-        with pytest.raises(BookError, match=r"cannot be read .*: `tributary-opt check` repairs it"):
+        with pytest.raises(BookError, match=r"cannot be read .*: `tributary-opt runs` writes it anew, unless"):
             ScheduleBook.open(tmp_path, clock=lambda: NOW)
 
 
@@ -210,7 +210,9 @@ def test_a_manifest_that_points_nowhere_says_where(tmp_path: Path) -> None:
     said = json.loads((small(tmp_path) / parquet.MANIFEST).read_text())
     said["run_id"] = "f" * 16
     (tmp_path / parquet.MANIFEST).write_text(json.dumps(said))
-    with pytest.raises(BookError, match=r"names run ffff.*ac_parameters.*is not there: `tributary-opt check` repairs"):
+    with pytest.raises(
+        BookError, match=r"names run ffff.*ac_parameters.*is not there: `tributary-opt runs` writes it anew"
+    ):
         ScheduleBook.open(tmp_path, clock=lambda: NOW)
 
 

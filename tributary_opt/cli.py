@@ -111,7 +111,7 @@ def night(
         from tributary_opt.report import page
 
         settings = _settings()
-        chosen = Choices(markets=tuple(m for m in markets.split(",") if m))
+        chosen = Choices(markets=tuple(dict.fromkeys(m.strip() for m in markets.split(",") if m.strip())))
         day = as_of.date() if as_of else None
         with open_night(settings):  # an embedded server stays up for the report
             report = run_night(settings, chosen, as_of=day, dry_run=dry_run, reread=reread, progress=progress)

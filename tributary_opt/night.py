@@ -299,6 +299,8 @@ class Night:
             then = self.releases.read(schema.PARAMETERS, before.as_of, before.run_id).to_pandas()
             parameters = with_drift(parameters, then, choices.calibration.half_life_days)
         context = _joined([before.run_id if before else "", "" if executions is None else _frame_digest(executions)])
+        if unknown := sorted(set(choices.markets) - set(parameters["market_id"])):
+            _LOG.warning("no row in the window for %s: misspelt, or without a trade or a quote", ", ".join(unknown))
         ends = np.cumsum([len(part) for part in parts])
         calibrated = []
         for part, end in zip(seen, ends, strict=True):

@@ -155,10 +155,10 @@ class StatisticsRules(_Choice):
     """What counts in a market day. A change here reads every day of the window again."""
 
     skip_open_minutes: int = Field(
-        0, ge=0, le=720, description="Minutes left out after an exchange's open; not for 24/7"
+        0, ge=0, le=720, description="Minutes left out after an exchange's open; not for 24/7 [min]"
     )
     skip_close_minutes: int = Field(
-        0, ge=0, le=720, description="Minutes left out before an exchange's close; not for 24/7"
+        0, ge=0, le=720, description="Minutes left out before an exchange's close; not for 24/7 [min]"
     )
     quote_cap_seconds: float = Field(
         600.0,
@@ -190,35 +190,51 @@ class StatisticsRules(_Choice):
 class LawPrior(_Choice):
     """The default law before any tape: cost = half-spread + 1/2 permanent + b sigma |X/(V T)|^beta."""
 
-    b: float = Field(0.142, gt=0, description="Prefactor of the temporary part (Almgren et al. 2005)")
-    b_level_sd: float = Field(0.4, gt=0, le=5, description="Log-sd of its level in all markets together")
-    b_market_sd: float = Field(0.3, ge=0, le=5, description="Log-sd from market to market")
-    beta: float = Field(0.60, ge=0.3, le=1, description="Exponent of the trading rate")
-    beta_sd: float = Field(0.04, gt=0, le=1, description="Its standard deviation")
-    permanent: float = Field(0.314, gt=0, description="Permanent prefactor, in sigma / V per contract")
-    permanent_level_sd: float = Field(0.8, gt=0, le=5, description="Log-sd of its level in all markets together")
-    permanent_market_sd: float = Field(0.6, ge=0, le=5, description="Log-sd from market to market")
+    b: float = Field(0.142, gt=0, le=100, description="Prefactor of the temporary part (Almgren et al. 2005) [-]")
+    b_level_sd: float = Field(0.4, gt=0, le=5, description="Log-sd of its level in all markets together [-]")
+    b_market_sd: float = Field(0.3, ge=0, le=5, description="Log-sd from market to market [-]")
+    beta: float = Field(0.60, ge=0.3, le=1, description="Exponent of the trading rate [-]")
+    beta_sd: float = Field(0.04, gt=0, le=1, description="Its standard deviation [-]")
+    permanent: float = Field(0.314, gt=0, le=100, description="Permanent prefactor, in sigma / V per contract [-]")
+    permanent_level_sd: float = Field(0.8, gt=0, le=5, description="Log-sd of its level in all markets together [-]")
+    permanent_market_sd: float = Field(0.6, ge=0, le=5, description="Log-sd from market to market [-]")
     temporary_follows: float = Field(
-        0.5, ge=0, le=1, description="Power of a market's response, relative to its peers', by which b moves"
+        0.5, ge=0, le=1, description="Power of a market's response, relative to its peers', by which b moves [-]"
     )
     permanent_follows: float = Field(
-        1.0, ge=0, le=1, description="Power of a market's response, relative to its peers', by which permanent moves"
+        1.0,
+        ge=0,
+        le=1,
+        description="Power of a market's response, relative to its peers', by which permanent moves [-]",
     )
 
 
-Limits = tuple[float, float, float]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_AtMost = Annotated[float, Field(ge=0, le=1_000_000)]
+_Count = Annotated[float, Field(ge=0, le=1_000_000_000)]
+Shares = tuple[_Share, _Share, _Share]
+Maxima = tuple[_AtMost, _AtMost, _AtMost]
+Counts = tuple[_Count, _Count, _Count]
 
 
 class GradeLimits(_Choice):
-    """What a market needs for a grade: three limits each, for A, B and C; D is what is left."""
+    """What a market needs for a grade: three limits each, for A, B and C, the strictest first; D is what is left."""
 
-    response_log_sd: Limits = Field((0.25, 0.5, 1.0), description="Log-sd of the response, at most")
-    sigma_log_sd: Limits = Field((0.05, 0.10, 0.25), description="Relative error of sigma, at most")
-    buckets: Limits = Field((1_000, 200, 50), description="Buckets behind the response, at least")
-    signed_share: Limits = Field((0.8, 0.5, 0.2), description="Share of the volume with an aggressor, at least")
-    data_age: Limits = Field((0, 1, 2), description="Trading days since the newest row, at most [day]")
-    model_risk: Limits = Field((3, 6, 12), description="Dearest over cheapest law for the reference order, at most")
-    regret: Limits = Field((0.05, 0.10, 0.25), description="Implied regret of the point estimate, at most")
+    response_log_sd: Maxima = Field((0.25, 0.5, 1.0), description="Log-sd of the response, at most [-]")
+    sigma_log_sd: Maxima = Field((0.05, 0.10, 0.25), description="Relative error of sigma, at most [-]")
+    buckets: Counts = Field((1_000, 200, 50), description="Buckets behind the response, at least [-]")
+    signed_share: Shares = Field((0.8, 0.5, 0.2), description="Share of the volume with an aggressor, at least [-]")
+    data_age: Maxima = Field((0, 1, 2), description="Trading days since the newest row, at most [day]")
+    model_risk: Maxima = Field((3, 6, 12), description="Dearest over cheapest law for the reference order, at most [-]")
+    regret: Maxima = Field((0.05, 0.10, 0.25), description="Implied regret of the point estimate, at most [-]")
+
+    @model_validator(mode="after")
+    def _strictest_first(self) -> GradeLimits:
+        for name in type(self).model_fields:
+            given = list(getattr(self, name))
+            if given != sorted(given, reverse=name in ("buckets", "signed_share")):
+                raise ValueError(f"{name} must be given for A, B and C, the strictest first, got {tuple(given)}")
+        return self
 
 
 class CalibrationRules(_Choice):
@@ -235,26 +251,27 @@ class CalibrationRules(_Choice):
     half_life_days: float | None = Field(
         None,
         gt=0,
+        le=3_660,
         description="Age at which a day counts for half in volume, spread, volatility, flow and moves; empty: all are "
         "the same [day]",
     )
     response_minutes: Literal[5, 15, 30, 60] = Field(5, description="Bucket length of the response that is used [min]")
-    pool_min_markets: int = Field(10, ge=2, description="Fewer markets with an estimate are no pool")
+    pool_min_markets: int = Field(10, ge=2, le=1_000_000, description="Fewer markets with an estimate are no pool [-]")
     sign_accuracy: Literal["measured"] | Annotated[float, Field(gt=0.5, le=1)] = Field(
         "measured",
         description="Share of the aggressors that are right; response and direct cost are corrected for the rest. "
-        "measured: of given ones by fresh mids, of inferred ones by the literature, and its error counts",
+        "measured: of given ones by fresh mids, of inferred ones by the literature, and its error counts [-]",
     )
     law: LawPrior = Field(LawPrior(), description="The default law before any tape, and how far a tape moves it")
     grades: GradeLimits = Field(GradeLimits(), description="What a market needs for each grade")
     lookback_days: int = Field(30, ge=1, le=366, description="Trading days in the window [day]")
-    min_trades: int = Field(30, ge=1, description="Fewer trades in the window: too_few_trades")
-    min_active_hours: int = Field(20, ge=1, description="Fewer clock hours with a trade: too_few_hours [h]")
+    min_trades: int = Field(30, ge=1, le=1_000_000_000, description="Fewer trades in the window: too_few_trades [-]")
+    min_active_hours: int = Field(20, ge=1, le=87_840, description="Fewer clock hours with a trade: too_few_hours [h]")
     stale_after_days: int = Field(
         2, ge=0, le=366, description="Newest row older than this before as_of: stale [trading day]"
     )
     bound_ticks: float = Field(
-        2.0, ge=0, description="Price within this many ticks of its bound: price_at_bound [tick]"
+        2.0, ge=0, le=1_000_000, description="Price within this many ticks of its bound: price_at_bound [tick]"
     )
     probability_tick: float = Field(
         0.01, gt=0, lt=0.5, description="Tick of a probability whose reference data names none [price]"
@@ -264,13 +281,13 @@ class CalibrationRules(_Choice):
         gt=0,
         le=10,
         description="How far the volatility of a probability may lie from what price and time to resolution say, as a "
-        "standard deviation of log sigma",
+        "standard deviation of log sigma [-]",
     )
     max_spread_share: float = Field(
-        0.20, gt=0, le=1, description="Spread above this share of the price, or of min(p, 1 - p): wide_spread"
+        0.20, gt=0, le=1, description="Spread above this share of the price, or of min(p, 1 - p): wide_spread [-]"
     )
     max_bad_share: float = Field(
-        0.05, ge=0, le=1, description="Share of trades with an impossible price or size above this: bad_source_rows"
+        0.05, ge=0, le=1, description="Share of trades with an impossible price or size above this: bad_source_rows [-]"
     )
 
 
@@ -280,7 +297,12 @@ class RiskLevel(_Choice):
     kind: Literal["urgency", "lambda"] = Field(
         "urgency", description="urgency: kappa times the horizon, without a unit; lambda: risk aversion in 1/currency"
     )
-    value: float = Field(ge=0, le=1e300, allow_inf_nan=False, description="0 is TWAP; larger trades sooner")
+    value: float = Field(
+        ge=0,
+        le=1e300,
+        allow_inf_nan=False,
+        description="0 is TWAP; larger trades sooner [1/currency, or - for an urgency]",
+    )
 
 
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
@@ -300,12 +322,12 @@ class Grid(_Choice):
         description="Risk levels, from patient to urgent",
     )
     horizons: tuple[Horizon, ...] = Field((1.0,), min_length=1, max_length=20, description="Horizons [trading day]")
-    n_steps: int = Field(48, ge=1, le=schema.MAX_STEPS, description="Slices of a schedule")
+    n_steps: int = Field(48, ge=1, le=schema.MAX_STEPS, description="Slices of a schedule [-]")
     impact_law: Literal["linear", "power"] = Field(
         "linear", description="Temporary impact of the trading rate: linear, or a power law that meets it at 1 % of ADV"
     )
     alpha: float = Field(
-        0.5, ge=0.3, le=1, description="Exponent of the power law, for markets whose parameters hold none"
+        0.5, ge=0.3, le=1, description="Exponent of the power law, for markets whose parameters hold none [-]"
     )
     permanent: Literal["by_law", "paper", "midprice"] = Field(
         "by_law",
@@ -313,9 +335,11 @@ class Grid(_Choice):
         "by_law: paper for the linear law, midprice for the power law",
     )
     max_participation: float | None = Field(
-        None, gt=0, le=1, description="Largest share of the volume expected in a slice; empty: no cap"
+        None, gt=0, le=1, description="Largest share of the volume expected in a slice; empty: no cap [-]"
     )
-    max_slice: float | None = Field(None, gt=0, le=1, description="Largest share of the order in a slice; empty: none")
+    max_slice: float | None = Field(
+        None, gt=0, le=1, description="Largest share of the order in a slice; empty: none [-]"
+    )
     resolution_buffer_minutes: float = Field(
         60.0, ge=0, le=43_200, allow_inf_nan=False, description="Schedules end this long before a resolution [min]"
     )
@@ -341,7 +365,7 @@ class Desk(_Choice):
     side: Literal["buy", "sell"] = Field("sell", description="Side of every order")
     order_size_pct_adv: Percent = Field(1.0, description="Order size, one of the release's grid [% of ADV]")
     urgency: float = Field(
-        1.0, ge=0, le=1e300, allow_inf_nan=False, description="kappa times the horizon, one of the release's grid"
+        1.0, ge=0, le=1e300, allow_inf_nan=False, description="kappa times the horizon, one of the release's grid [-]"
     )
 
 
@@ -349,9 +373,11 @@ class Retention(_Choice):
     """What maintenance keeps."""
 
     trajectory_nights: int = Field(
-        30, ge=1, le=3_660, description="Nights whose trajectories and HTML reports are kept; parameters stay"
+        30, ge=1, le=3_660, description="Nights whose trajectories and HTML reports are kept; parameters stay [-]"
     )
-    orphan_hours: float = Field(24.0, ge=0, description="Age from which an unfinished run's files are swept [h]")
+    orphan_hours: float = Field(
+        24.0, ge=0, le=87_840, description="Age from which an unfinished run's files are swept [h]"
+    )
 
 
 def from_environment() -> Settings:

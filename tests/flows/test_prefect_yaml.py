@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+from pydantic import ValidationError
 
 from flows import tasks
+from tributary_opt.settings import GradeLimits
 
 pytestmark = pytest.mark.prefect
 
@@ -82,6 +86,16 @@ def test_parameters_fit_the_flow(deployment: dict[str, Any]) -> None:
         flow.validate_parameters({**required, **given})
 
 
+def numbers_of(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The numbers that a field of a form takes, in a list or a choice too; an enum is a list to choose from."""
+    for part in field.get("anyOf", []) + field.get("prefixItems", []):
+        yield from numbers_of(part)
+    if isinstance(field.get("items"), dict):
+        yield from numbers_of(field["items"])
+    if field.get("type") in ("integer", "number") and "enum" not in field:
+        yield field
+
+
 def test_every_field_of_a_form_is_described_and_bounded(deployment: dict[str, Any]) -> None:
     form = parameter_schema(flow_of(deployment).fn).model_dump()
     for name, field in form["properties"].items():
@@ -94,6 +108,25 @@ def test_every_field_of_a_form_is_described_and_bounded(deployment: dict[str, An
         for name, field in definition["properties"].items():
             assert field.get("description"), f"{model}.{name} has no description"
             assert "default" in field or name in definition.get("required", [])
-            if field.get("type") in ("integer", "number"):  # an enum is a list to choose from
-                assert {"minimum", "exclusiveMinimum", "enum"} & set(field), f"{model}.{name} has no bound"
+            numbers = list(numbers_of(field))
+            for bounds in ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}):
+                assert all(bounds & set(number) for number in numbers), f"{model}.{name} lacks one of {bounds}"
+            if numbers:
+                assert re.search(r"\[[^\]]+\]$", field["description"]), f"{model}.{name} has no unit"
     assert not {"password", "token", "host", "path", "url"} & {n.lower() for n in form["properties"]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"response_log_sd": (-1.0, 0.5, 1.0)},
+        {"regret": (0.1, float("nan"), 0.3)},
+        {"signed_share": (1.5, 0.5, 0.2)},
+        {"buckets": (50, 200, 1_000)},  # looser for A than for C
+        {"model_risk": (12, 6, 3)},
+        {"model_risk": (3, 6)},
+    ],
+)
+def test_limits_of_grades_are_bounded_and_ordered(wrong: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        GradeLimits.model_validate(wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -345,6 +346,35 @@ def test_slices_give_the_same_rows_to_the_last_bit(db: QuestDB, markets_per_slic
     assert len(whole) >= 40
     order = ["market_id", "token_id"]
     assert_same_rows(sliced.sort_values(order, ignore_index=True), whole.sort_values(order, ignore_index=True))
+
+
+def test_slice_of_one_calendar_among_others_reads_no_more_markets_than_a_slice_has(
+    db: QuestDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long list is asked for as a range, in which strangers lie: as many as a slice holds, not all there are."""
+    names = [f"M{i:02d}" for i in range(24)]
+    trades = [trade(at(MONDAY, f"15:0{i}:00"), m, 50.0 + i, 2.0, "buy") for m in names for i in range(3)]
+    books = [book(at(MONDAY, f"15:0{i}:00"), m, 49.0 + i, 51.0 + i) for m in names for i in range(3)]
+    reference = pd.DataFrame({"market_id": names[::4], "token_id": "", "calendar": "XNYS"})
+    load(db, trades, books)
+    whole = market_days(db, reference).read(MONDAY)
+    monkeypatch.setattr("tributary_opt.market_data.source._LONGEST_IN_LIST", 0)
+    seen = []
+    for name in ("trade_buckets", "book_buckets", "quoted_trades", "walks"):
+        asked = getattr(Source, name)
+
+        def counted(self: Source, *given: Any, _asked: Any = asked, **more: Any) -> Any:
+            rows = _asked(self, *given, **more)
+            seen.append(len(set(rows["market_id"].to_pylist())))
+            return rows
+
+        monkeypatch.setattr(Source, name, counted)
+    sliced = market_days(db, reference, markets_per_slice=6).read(MONDAY)
+    assert_same_rows(
+        sliced.sort_values("market_id", ignore_index=True), whole.sort_values("market_id", ignore_index=True)
+    )
+    assert len(seen) > 8
+    assert max(seen) <= 6
 
 
 def test_slice_too_long_for_a_list_is_a_range_that_misses_nobody(db: QuestDB, monkeypatch: pytest.MonkeyPatch) -> None:

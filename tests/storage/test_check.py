@@ -14,7 +14,7 @@ from tributary_opt.settings import QuestDBServer, Settings, SourceTableName, Sou
 from tributary_opt.storage import embedded
 from tributary_opt.storage.check import Finding, check
 from tributary_opt.storage.migration import migrate
-from tributary_opt.storage.questdb import QuestDB
+from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
 
 pytestmark = pytest.mark.questdb
 
@@ -220,3 +220,32 @@ def test_wrong_password_is_told_without_showing_it(guarded: QuestDBServer, tmp_p
     (found,) = _not_ok(check(Settings(home=tmp_path, questdb=wrong, _env_file=None)))
     assert found.remedy == "set user and password in TRIBUTARY_QUESTDB__…"
     assert "s3cret" not in f"{found}"
+
+
+def test_views_will_do_as_source_tables(db: QuestDB, settings: Settings) -> None:
+    _fill(db, _now())
+    for name in ("trades", "orderbook_snapshots"):
+        db.execute(f"CREATE VIEW my_{name} AS (SELECT * FROM {name})")
+    names = {name: {"table": f"my_{name}"} for name in ("trades", "orderbook_snapshots")}
+    of_views = settings.model_copy(update={"source_tables": SourceTables.model_validate(names)})
+    findings = check(of_views)
+    assert _not_ok(findings) == []
+    assert {"table my_trades", "table my_trades: newest row"} <= {f.name for f in findings}
+    narrow = {"trades": {"table": "narrow"}}
+    db.execute("CREATE VIEW narrow AS (SELECT timestamp, market_id, token_id, trade_id, side, size FROM trades)")
+    found = check(settings.model_copy(update={"source_tables": SourceTables.model_validate(narrow)}))
+    assert _one(found, "table narrow").seen == "no column price"
+
+
+def test_what_was_found_stays_when_a_later_look_fails(
+    db: QuestDB, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Finding:
+        raise QuestDBQueryError("no such column: reason")
+
+    _fill(db, _now())
+    monkeypatch.setattr("tributary_opt.storage.check._release", broken)
+    findings = check(settings)
+    assert len(findings) > 5
+    (last,) = _not_ok(findings)
+    assert (last.name, last.status, last.seen) == ("what follows", "failed", "no such column: reason")

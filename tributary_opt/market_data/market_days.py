@@ -268,7 +268,7 @@ class MarketDays:
         ours = seen[seen["calendar"] == session.calendar]
         volumes = self._volumes_before(session, unread) if self._rules.flow_cap_pct_adv > 0 else None
         for kind, group in ours.groupby("kind"):
-            for part, markets in self._slices(group, everything=len(group) == len(seen)):
+            for part, markets in self._slices(group, seen):
                 part = complements.one_series(part)
                 part = part.assign(flow_cap=np.nan if volumes is None else self._flow_cap(part, volumes))
                 trade_buckets = self._source.trade_buckets(session.start, session.end, markets)
@@ -332,14 +332,16 @@ class MarketDays:
             return None
         return self._source.walks(session.start, session.end, probability=probability, pct_volume=pct, markets=markets)
 
-    def _slices(self, group: pd.DataFrame, *, everything: bool) -> Iterator[tuple[pd.DataFrame, MarketSlice]]:
-        if everything and group["market_id"].nunique() <= self._markets_per_slice:
+    def _slices(self, group: pd.DataFrame, seen: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, MarketSlice]]:
+        """The group cut where all markets seen are: a long list is asked for as a range, and strangers come with it."""
+        ids = sorted(pd.unique(seen["market_id"]))
+        if len(group) == len(seen) and len(ids) <= self._markets_per_slice:
             yield group, ALL_MARKETS
             return
-        ids = sorted(pd.unique(group["market_id"]))
         for i in range(0, len(ids), self._markets_per_slice):
-            chosen = ids[i : i + self._markets_per_slice]
-            yield group[group["market_id"].isin(set(chosen))], MarketSlice(tuple(chosen))
+            part = group[group["market_id"].isin(set(ids[i : i + self._markets_per_slice]))]
+            if len(part):
+                yield part, MarketSlice(tuple(sorted(pd.unique(part["market_id"]))))
 
     def _gone(self, day: date, found: pd.DataFrame) -> pd.DataFrame:
         """Instruments that the day has a stored row of, and none among those found."""

@@ -42,8 +42,8 @@ def of_parquet(root: Path) -> Snapshot:
     manifest = parquet.read_manifest(root)
     if manifest is None:
         raise BookError(
-            f"no release below {root}: {parquet.MANIFEST} is missing or cannot be read; publish a night, or let any "
-            "tributary-opt command repair it"
+            f"no release below {root}: {parquet.MANIFEST} is missing or cannot be read; publish a night, or, "
+            "where one is published, `tributary-opt runs` writes it anew"
         )
     try:
         run_id, as_of = str(manifest["run_id"]), date.fromisoformat(manifest["as_of"])
@@ -53,7 +53,7 @@ def of_parquet(root: Path) -> Snapshot:
         before = manifest.get("before")
         earlier = None if before is None else (date.fromisoformat(before["as_of"]), str(before["run_id"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BookError(f"{root / parquet.MANIFEST} lacks {error}: `tributary-opt check` repairs it") from None
+        raise BookError(f"{root / parquet.MANIFEST} lacks {error}: `tributary-opt runs` repairs it") from None
     try:
         parameters = _Parameters(root / parquet.release_file(schema.PARAMETERS, as_of, run_id), run_id)
         rows = _Schedules(path, run_id)
@@ -61,7 +61,7 @@ def of_parquet(root: Path) -> Snapshot:
         files = (root / parquet.release_file(schema.PARAMETERS, as_of, run_id), path)
         gone = ", ".join(str(file) for file in files if not file.exists())
         raise BookError(
-            f"{parquet.MANIFEST} names run {run_id}, but {gone} is not there: `tributary-opt check` repairs it"
+            f"{parquet.MANIFEST} names run {run_id}, but {gone} is not there: `tributary-opt runs` writes it anew"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise unreadable(f"a file of run {run_id}", error) from None

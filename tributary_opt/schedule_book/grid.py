@@ -31,6 +31,10 @@ COLUMNS = (*_KEYS, *TEXTS, *_WHOLE, *_DOUBLES, "remaining")
 _NO_HORIZON = 2**30
 
 
+ANEW = "`tributary-opt runs` writes it anew, unless it has its full length: then delete it first"
+"""What to do about a file that is damaged or gone."""
+
+
 class BookError(RuntimeError):
     """The release cannot be read, or is not whole; the message names the remedy."""
 
@@ -186,7 +190,7 @@ class Rows(Protocol):
 
 def unreadable(what: str, error: Exception) -> BookError:
     """What to say of a file that is damaged, in one line."""
-    return BookError(f"{what} cannot be read ({' '.join(str(error).split())}): `tributary-opt check` repairs it")
+    return BookError(f"{what} cannot be read ({' '.join(str(error).split())}): {ANEW}")
 
 
 def of_run(rows: pa.Table, run_id: str, name: str) -> None:

@@ -48,7 +48,10 @@ def check(settings: Settings) -> list[Finding]:
     findings = [_folder(settings)]
     try:
         with embedded.connection(settings) as (sink, source):
-            findings += _servers(settings, sink, source)
+            for finding in _servers(settings, sink, source):
+                findings.append(finding)  # one by one: what was found stays, whatever the next look runs into
+    except (QuestDBQueryError, ServerUnavailable, TableSuspended, SchemaMismatch) as error:
+        findings.append(_failed("what follows", str(error), "mend what the server says, and check again"))
     except embedded.EmbeddedServerError as error:
         findings.append(_failed("server", str(error), "install, set or stop what is named, or configure a server"))
     return findings
@@ -210,7 +213,9 @@ def _release(db: QuestDB, settings: Settings) -> Finding:
     releases = Releases(db, settings.parquet_root)
     pointer, lag = releases.current(), releases.lag()
     if lag is not None:
-        return Finding("current release", "warning", lag, "run `tributary-opt runs`: every command repairs it")
+        return Finding(
+            "current release", "warning", lag, "run `tributary-opt runs`, which repairs it, as every night does"
+        )
     if pointer is None:
         return _ok("current release", "none yet")
     return _ok("current release", f"run {pointer.run_id} as of {pointer.as_of}; pointer and manifest agree")
@@ -224,16 +229,16 @@ _SMALL = (schema.MARKETS, schema.OWN_EXECUTIONS)
 
 
 def _source(db: QuestDB, settings: Settings) -> Iterator[Finding]:
-    there = db.tables()
+    there, views = db.tables(), {name for (name,) in db.rows("SELECT view_name FROM views()")}
     for name, table in schema.READ_TABLES.items():
         chosen = getattr(settings.source_tables, name)
         target = chosen.table or name
         setting = f"TRIBUTARY_SOURCE_TABLES__{name.upper()}"
         if name == "markets" and settings.markets_file is not None:
             yield _markets_file(settings)
-        elif target in there:
-            shape = db.describe(target)
+        elif target in there or target in views:
             rename = {column.name: chosen.columns.get(column.name, column.name) for column in table.columns}
+            shape = db.describe(target) if target in there else _of_view(db, target, [rename[k] for k in table.keys])
             sound = yield from _source_columns(table, shape, rename, setting)
             if sound and name in (schema.TRADES.name, schema.ORDERBOOK_SNAPSHOTS.name):
                 yield from _source_rows(db, table, shape)
@@ -248,6 +253,11 @@ def _source(db: QuestDB, settings: Settings) -> Iterator[Finding]:
                 f"create it, load a file (tributary-opt load FILE --table {name}), or name yours in {setting}__TABLE"
             )
             yield _failed(f"table {target}", "missing", remedy)
+
+
+def _of_view(db: QuestDB, name: str, keys: list[str]) -> TableShape:
+    """A view's columns as those of a table: stamp and keys are its table's, of which it says nothing."""
+    return TableShape(name, db.columns(name), timestamp=keys[0], keys=frozenset(keys), wal=False, partition_by="NONE")
 
 
 def _markets_file(settings: Settings) -> Finding:

@@ -326,9 +326,10 @@ class Releases:
         return None
 
     def repair(self) -> bool:
-        """Make the manifest say what the pointer says; True where it did not. Every command begins with this.
+        """Make the manifest say what the pointer says; True where it did not.
 
-        Nothing is done while another process publishes: that one repairs it, and writes its own.
+        Nights, runs, rollback and maintenance begin with it. Nothing is done while another process publishes: that one
+        repairs it, and writes its own.
         """
         if self.lag() is None:
             return False
