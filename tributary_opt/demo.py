@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
 
@@ -53,12 +54,22 @@ def run_demo(
 
 
 def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress, n_tokens: int, n_days: int) -> bool:
-    """Create the source tables and fill them with generated markets; False where there were trades already."""
+    """Create the source tables and fill them with generated markets; False where there were trades already.
+
+    A fill that was interrupted is done again, with its own days and markets: rows that are there keep their keys.
+    """
     for table in schema.SOURCE_TABLES.values():
         db.execute(table.ddl())
-    if db.rows("SELECT count() FROM trades")[0][0]:
+    unfinished = settings.home / "sample" / "unfinished.json"
+    if unfinished.exists():
+        plan = json.loads(unfinished.read_text())
+        first_day, n_tokens, n_days = date.fromisoformat(plan["first_day"]), plan["n_tokens"], plan["n_days"]
+    elif db.rows("SELECT count() FROM trades")[0][0]:
         return False
-    first_day = datetime.now(UTC).date() - timedelta(days=n_days)
+    else:
+        first_day = datetime.now(UTC).date() - timedelta(days=n_days)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps({"first_day": str(first_day), "n_tokens": n_tokens, "n_days": n_days}))
     markets = sample_markets(n_tokens, SEED, first_day=first_day, n_days=n_days)
     _keep_truth(settings, markets)
     reference = reference_data(markets).assign(updated_at=pd.Timestamp(first_day, tz="UTC").as_unit("us"))
@@ -68,6 +79,7 @@ def fill_if_empty(db: QuestDB, settings: Settings, progress: Progress, n_tokens:
         _send(db, schema.TRADES, day.trades)
         _send(db, schema.ORDERBOOK_SNAPSHOTS, day.orderbook_snapshots)
     progress("generate sample markets", n_days, n_days)
+    unfinished.unlink()
     return True
 
 
@@ -78,6 +90,4 @@ def _send(db: QuestDB, table: schema.SourceTable, rows: pd.DataFrame) -> None:
 
 
 def _keep_truth(settings: Settings, markets: list[SampleMarket]) -> None:
-    folder = settings.home / "sample"
-    folder.mkdir(parents=True, exist_ok=True)
-    truth(markets).to_parquet(folder / "truth.parquet", index=False)
+    truth(markets).to_parquet(settings.home / "sample" / "truth.parquet", index=False)

@@ -199,6 +199,20 @@ def test_trajectory_equals_twap_when_risk_neutral(params: AlmgrenChrissParams) -
     assert t.params["decay_time"] == math.inf
 
 
+@pytest.mark.parametrize("lam", [0.0, 1e-9, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("n", [1, 2, 10, 500])
+def test_trajectory_sums_to_the_order(params: AlmgrenChrissParams, lam: float, n: int) -> None:
+    t = generate_ac_trajectory(1000 / 3, n, params, lam)
+    assert abs(math.fsum(t.trade_sizes) - 1000 / 3) <= 4 * EPS * 1000 / 3
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-9, 1e-3, 1.0])
+def test_trajectory_is_positive(params: AlmgrenChrissParams, lam: float) -> None:
+    t = generate_ac_trajectory(1000, 10, params, lam)
+    assert (t.trade_sizes > 0).all()
+    assert (t.holdings[:-1] > 0).all()
+
+
 def test_front_loading_rises_with_risk_aversion(params: AlmgrenChrissParams) -> None:
     lam = [0, 1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 10.0, 1e6]
     first = [generate_ac_trajectory(1000, 10, params, x).trade_sizes[0] for x in lam]

@@ -48,8 +48,8 @@ def grade(parameters: pd.DataFrame, limits: GradeLimits) -> tuple[NDArray[np.obj
     table = np.stack(scores)
     worst = table.max(axis=0) if n else np.zeros(0, dtype=int)
     letters = np.array(list(GRADES), dtype=object)[worst]
-    why = np.empty(n, dtype=object)
-    for i in range(n):
-        deciding = [words[j][i] for j in range(len(words)) if table[j, i] == worst[i]]
-        why[i] = "; ".join(deciding) if worst[i] > 0 else "every limit of A is kept"
-    return letters, why
+    why = np.full(n, "", dtype=object)
+    for score, said_of in zip(table, words, strict=True):
+        deciding = score == worst
+        why = why + np.where(deciding & (why != ""), "; ", "") + np.where(deciding, said_of, "")
+    return letters, np.where(worst > 0, why, "every limit of A is kept")

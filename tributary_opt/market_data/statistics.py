@@ -359,7 +359,9 @@ def _newest(values: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
 
 
 def _profile(rows: pd.DataFrame, name: str, group: np.ndarray, n: int) -> Profiles:
-    hours = np.stack([np.zeros(24) if a is None else a for a in rows[name]]) if len(rows) else np.zeros((0, 24))
+    hours, known = np.zeros((len(rows), 24)), rows[name].notna().to_numpy()
+    if known.any():
+        hours[known] = np.concatenate(rows[name].to_numpy(dtype=object)[known]).reshape(-1, 24)
     return profiles(hours, rows, group, n)
 
 
