@@ -21,6 +21,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: make PYTHON=..." % sys.version.split()[0])'
+	@echo "making the environment $(VENV), once: a minute or three"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[embedded,dask,test]'
 # Compiled on all cores, where pip takes one; what does not compile (templates, other Pythons) nobody imports.

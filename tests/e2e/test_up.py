@@ -79,7 +79,7 @@ class Stack:
     def said(self) -> str:
         return (self.home / f"up-{self.lives}.txt").read_text()
 
-    def up(self) -> None:
+    def up(self, **more: str) -> None:
         self.lives += 1
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         with (self.home / f"up-{self.lives}.txt").open("wb") as output:
@@ -96,6 +96,7 @@ class Stack:
                     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
                     "TRIBUTARY_ALERTS_WEBHOOK": f"http://127.0.0.1:{self.receiver.server_port}/secret-path",
                     "TRIBUTARY_ALERTS_STALE_HOURS": "0.005",
+                    **more,
                 },
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -375,6 +376,29 @@ def test_after_a_kill_the_next_up_tidies_and_works(stack: Stack) -> None:
     questdb = stack.server()
     assert stack.end(signal.SIGTERM) == 0, stack.said
     stack.assert_nothing_left(questdb)
+
+
+def test_up_uses_the_configured_server_and_leaves_it_running(
+    questdb_server: QuestDBServer, db: QuestDB, tmp_path: Path
+) -> None:
+    """Without the packages of the embedded server, which are then not asked for."""
+    stack = Stack(tmp_path)
+    ports = {"HTTP_PORT": str(questdb_server.http_port), "PG_PORT": str(questdb_server.pg_port)}
+    try:
+        stack.up(**{f"TRIBUTARY_QUESTDB__{name}": port for name, port in ports.items()})
+        assert f"http://127.0.0.1:{questdb_server.http_port}" in stack.said
+        assert not (tmp_path / "questdb").exists()
+        failed = stack.finished(stack.submit("nightly/nightly-on-demand"))
+        assert "table trades is missing" in str(failed.state and failed.state.message)
+        assert stack.end(signal.SIGINT) == 0, stack.said
+        assert not stack.processes()
+        assert db.rows("SELECT 1") == [(1,)]
+    finally:
+        if stack.process is not None and stack.process.poll() is None:
+            stack.end(signal.SIGKILL)
+        for process in stack.processes():
+            process.kill()
+        stack.receiver.shutdown()
 
 
 def run_that_falls_silent(stack: Stack) -> UUID:
