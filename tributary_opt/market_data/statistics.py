@@ -69,7 +69,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     calendar, folded = (rows[name].to_numpy(dtype=object)[last] for name in ("calendar", "folded_with"))
     jump, since = _jumps(rows, last)
     n_days = _days_from(since, calendar, window)
-    begins = np.array([_first_day(window, code) for code in calendar], dtype="datetime64[us]")
+    begins = _of_calendar(calendar, lambda code: _first_day(window, code), "datetime64[us]")
     volume = rows["volume"].to_numpy(dtype=float)
     days, days_squared = (_weight_from(since, calendar, window, half_life_days, power) for power in (1, 2))
     adv = decayed("volume") / np.where(days > 0, days, 1.0)
@@ -383,7 +383,7 @@ def _jumps(rows: pd.DataFrame, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _days_from(since: np.ndarray, calendar: np.ndarray, window: Window) -> np.ndarray:
     """Trading days of the window, from `since` on where that is a time."""
-    n = np.array([len(window.days.get(code, ())) for code in calendar], dtype=np.int64)
+    n = _of_calendar(calendar, lambda code: len(window.days.get(code, ())), "int64")
     for code, of_calendar in window.days.items():
         mine = (calendar == code) & ~np.isnat(since)
         n[mine] -= np.searchsorted(np.array(of_calendar, dtype="datetime64[us]"), since[mine])
@@ -409,6 +409,12 @@ def _weight_from(
         begins = np.where(np.isnat(since[mine]), 0, np.searchsorted(days, since[mine]))
         out[mine] = left[begins]
     return out
+
+
+def _of_calendar(calendar: np.ndarray, value: Callable[[str], object], dtype: str) -> np.ndarray:
+    """A value of each market's calendar, made once a calendar."""
+    place, codes = pd.factorize(calendar)
+    return np.array([value(code) for code in codes], dtype=dtype)[place]
 
 
 def _first_day(window: Window, code: str) -> np.datetime64:
