@@ -10,6 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 import tributary_opt
+from tributary_opt import AlmgrenChrissParams, generate_twap_trajectory
 from tributary_opt.calibration.impact import CalibrationResult, calibrate_impact_parameters, estimate_market_impact
 from tributary_opt.calibration.least_squares import t_quantile
 
@@ -50,6 +51,29 @@ def test_fit_is_that_of_a_general_least_squares_solver() -> None:
     np.testing.assert_allclose([found.prefactor_se, found.alpha_se], np.sqrt(np.diag(covariance)), rtol=1e-6)
     assert found.alpha_prefactor_covariance == pytest.approx(covariance[0, 1], rel=1e-6)
     assert found.r2 == pytest.approx(1 - (solved.fun**2).sum() / (z**2).sum())
+
+
+@pytest.mark.parametrize("alpha", [0.4, 0.5, 0.75, 1.0])
+def test_model_prices_an_order_as_the_book_it_was_fitted_on(alpha: float) -> None:
+    """peers.md [16]: there calibrator and model had exponents that differ by one, and prefactors of different units."""
+    rng = np.random.default_rng(3)
+
+    def paid(size: np.ndarray | float) -> np.ndarray:  # per contract, by an order worked evenly over one day
+        return np.asarray(0.37 * (np.asarray(size) / V) ** alpha)
+
+    sent = V * 10.0 ** rng.uniform(-4, -1, 500) * rng.choice([-1.0, 1.0], 500)
+    moved = np.sign(sent) * paid(np.abs(sent)) * (1 + 1e-6 * rng.standard_normal(500))  # exact ones say no error
+    found = calibrate_impact_parameters(sent, moved, V, SIGMA)
+    assert found.alpha == pytest.approx(alpha, rel=1e-6)
+    rate = 0.01 * V  # where the linear law meets this one
+    eta = float(found.prefactor * SIGMA * (rate / V) ** found.alpha / rate)
+    for size, n in ((0.002 * V, 1), (0.01 * V, 7), (0.08 * V, 48)):
+        params = AlmgrenChrissParams(eta, 0.0, SIGMA, found.alpha, 1.0 / n, price=50.0, reference_rate=rate)
+        priced = generate_twap_trajectory(size, n, params, impact_law="power")
+        assert priced.params["expected_cost"] == pytest.approx(size * float(paid(size)), rel=2e-6)
+        linear = generate_twap_trajectory(size, n, params, permanent="midprice")
+        meets = size * float(paid(rate)) * size / rate
+        assert linear.params["expected_cost"] == pytest.approx(meets, rel=2e-6)
 
 
 def test_wrong_signs_scale_the_law_and_leave_the_exponent() -> None:
