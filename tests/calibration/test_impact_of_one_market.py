@@ -53,7 +53,7 @@ def test_fit_is_that_of_a_general_least_squares_solver() -> None:
     assert found.r2 == pytest.approx(1 - (solved.fun**2).sum() / (z**2).sum())
 
 
-@pytest.mark.parametrize("alpha", [0.4, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("alpha", [0.4, 0.5, 0.75, 0.95])
 def test_model_prices_an_order_as_the_book_it_was_fitted_on(alpha: float) -> None:
     """peers.md [16]: there calibrator and model had exponents that differ by one, and prefactors of different units."""
     rng = np.random.default_rng(3)
