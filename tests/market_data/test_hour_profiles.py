@@ -35,7 +35,7 @@ def test_shape_that_every_day_has_is_used_and_chance_is_not() -> None:
     assert found.used.tolist() == ["hour_of_day"]
     np.testing.assert_allclose(found.by_hour[0], volume.sum(axis=0) / volume.sum(), rtol=1e-12)
     assert found.error_ratio[0] < 0.6
-    assert found.by_week_hour == [None]
+    assert found.by_week_hour.tolist() == [None]
 
     chance = of_one(rng.gamma(0.2, 1, (20, 24)), rows)
     assert chance.used.tolist() == ["flat"]
@@ -66,7 +66,7 @@ def test_week_is_used_where_weekdays_differ_and_there_are_enough_of_them() -> No
     np.testing.assert_allclose(week.sum(axis=1), 1.0, rtol=1e-12)
     assert abs(week.argmax(axis=1)[:5] - 15).max() <= 2
     assert abs(week.argmax(axis=1)[5:] - 3).max() <= 2
-    assert of_one(volume[:14], rows.iloc[:14]).by_week_hour == [None]
+    assert of_one(volume[:14], rows.iloc[:14]).by_week_hour.tolist() == [None]
 
 
 def test_flat_profile_of_an_exchange_is_that_of_its_session() -> None:
@@ -90,4 +90,4 @@ def test_markets_do_not_mix_and_one_without_a_day_has_no_profile() -> None:
     np.testing.assert_array_equal(together.by_hour[0], of_one(a, rows).by_hour[0])
     np.testing.assert_array_equal(together.by_hour[2], of_one(b, rows).by_hour[0])
     empty = profiles(np.zeros((0, 24)), rows.iloc[:0], np.zeros(0, dtype=np.int64), 0)
-    assert empty.by_hour == []
+    assert empty.by_hour.tolist() == []

@@ -43,8 +43,8 @@ def grade(parameters: pd.DataFrame, limits: GradeLimits) -> tuple[NDArray[np.obj
         bounds = np.array(getattr(limits, limit), dtype=float)
         within = value[:, None] >= bounds if more else value[:, None] <= bounds
         scores.append(np.where(within.any(axis=1), within.argmax(axis=1), 3))
-        said = [f"{name} {v:.3g}" if np.isfinite(v) else f"{name} unknown" for v in value]
-        words.append(np.array(said, dtype=object) if n else np.empty(0, dtype=object))
+        known = np.where(np.isfinite(value), np.char.mod("%.3g", value), "unknown")
+        words.append(np.char.add(f"{name} ", known).astype(object))
     table = np.stack(scores)
     worst = table.max(axis=0) if n else np.zeros(0, dtype=int)
     letters = np.array(list(GRADES), dtype=object)[worst]

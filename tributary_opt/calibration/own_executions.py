@@ -106,12 +106,12 @@ def orders_of(
     if executions is None or not len(executions):
         return None
     table = checked(executions)
-    place: dict[tuple[str, str], int] = {}
-    for i, (market, token) in enumerate(zip(market_id, token_id, strict=True)):
-        place[(market, token)] = i
-        place.setdefault((market, ""), i)
     tokens = table["token_id"].where(table["token_id"].notna(), "")
-    at = np.array([place.get(key, -1) for key in zip(table["market_id"], tokens, strict=True)], dtype=np.int64)
+    instruments = pd.MultiIndex.from_arrays([market_id, token_id])
+    at = instruments.get_indexer(pd.MultiIndex.from_arrays([table["market_id"], tokens]))
+    first = np.flatnonzero(~market_id.duplicated())
+    of_market = pd.Index(market_id.iloc[first]).get_indexer(table["market_id"])
+    at = np.where((at < 0) & (tokens == "").to_numpy() & (of_market >= 0), first[of_market], at)
     table, at = table[at >= 0], at[at >= 0]
 
     def then(name: str, tonight: FloatArray) -> FloatArray:

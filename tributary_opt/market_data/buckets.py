@@ -50,7 +50,7 @@ def summarise(
     n_buckets = int(np.ceil((end - origin) / _BUCKET))
     grid = _Grid(origin + np.arange(n_buckets) * _BUCKET, trading_calendar(session.calendar))
 
-    places = {key: i for i, key in enumerate(zip(seen["market_id"], seen["token_id"], strict=True))}
+    places = pd.MultiIndex.from_frame(seen[["market_id", "token_id"]])
     trade = _Buckets(trades, places, grid)
     if quoted is not None:
         trade.add(_Buckets(quoted, places, grid))
@@ -92,7 +92,7 @@ class _Grid:
 class _Buckets:
     """Bucket rows as sorted arrays: by instrument, then by time, so that sums do not depend on the server's order."""
 
-    def __init__(self, table: pa.Table, places: dict[tuple[str, str], int], grid: _Grid):
+    def __init__(self, table: pa.Table, places: pd.MultiIndex, grid: _Grid):
         self.n_markets = len(places)
         self.grid = grid
         market = _instrument_codes(table, places)
@@ -315,17 +315,16 @@ def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray) -> dict[st
     return {"flow_cap": cap, **impact_columns(trade.grid.groups, mid, buys, sells, cap, signed)}
 
 
-def _instrument_codes(table: pa.Table, places: dict[tuple[str, str], int]) -> np.ndarray:
+def _instrument_codes(table: pa.Table, places: pd.MultiIndex) -> np.ndarray:
     """Place of each row's instrument, -1 where it is none of ours."""
     if not table.num_rows:
         return np.zeros(0, dtype=np.int64)
     market, token = (_encoded(table[name]) for name in ("market_id", "token_id"))
-    tokens = token.dictionary.to_pylist()
-    markets = market.dictionary.to_pylist()
+    markets, tokens = (np.array(of.dictionary.to_pylist(), dtype=object) for of in (market, token))
     combined = market.indices.to_numpy().astype(np.int64) * len(tokens) + token.indices.to_numpy()
     unique, inverse = np.unique(combined, return_inverse=True)
-    codes = [places.get((markets[u // len(tokens)], tokens[u % len(tokens)]), -1) for u in unique.tolist()]
-    return np.array(codes, dtype=np.int64)[inverse]
+    found = pd.MultiIndex.from_arrays([markets[unique // len(tokens)], tokens[unique % len(tokens)]])
+    return np.asarray(places.get_indexer(found), dtype=np.int64)[inverse]
 
 
 def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:

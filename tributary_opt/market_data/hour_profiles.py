@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.cells import rows_where
 
 Floats = NDArray[np.float64]
 
@@ -27,9 +28,9 @@ class Profiles:
 
     used: NDArray[np.object_]
     """hour_of_week | hour_of_day | flat; None without a day to go by."""
-    by_hour: list[Floats | None]
+    by_hour: NDArray[np.object_]
     """Shares of hours 0-23 of the calendar's own clock, adding up to 1; those of the flat profile where it is used."""
-    by_week_hour: list[Floats | None]
+    by_week_hour: NDArray[np.object_]
     """Shares of each weekday's hours, Monday's first, 168 in all and each day's adding up to 1; None where not used."""
     error_ratio: Floats
     """Squared error of the day left out under the profile by hour over that under the flat one; NaN below `MIN_DAYS`.
@@ -79,8 +80,8 @@ def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int
         ratio = np.where((days >= MIN_DAYS) & (of_flat > 0), of_hours / of_flat, np.nan)
     return Profiles(
         used=used,
-        by_hour=[shares if has else None for shares, has in zip(by_hour, days > 0, strict=True)],
-        by_week_hour=[shares if has else None for shares, has in zip(by_week, weekly, strict=True)],
+        by_hour=rows_where(days > 0, by_hour),
+        by_week_hour=rows_where(weekly, by_week),
         error_ratio=ratio,
     )
 

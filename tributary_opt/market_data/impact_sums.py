@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tributary_opt import schema
+from tributary_opt.market_data.cells import rows_where
 
 _Floats = NDArray[np.float64]
 
@@ -24,7 +25,7 @@ def impact_columns(
     sells: tuple[_Floats, _Floats],
     cap: _Floats,
     signed: NDArray[np.bool_],
-) -> dict[str, list[_Floats | None] | NDArray[np.int32]]:
+) -> dict[str, NDArray[np.object_] | NDArray[np.int32]]:
     """The `impact_*` columns of one session, arrays and counts.
 
     Parameters
@@ -42,7 +43,7 @@ def impact_columns(
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
     flow = np.clip(buys[0] - sells[0], -bound, bound)
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
-    columns: dict[str, list[_Floats | None] | NDArray[np.int32]] = {}
+    columns: dict[str, NDArray[np.object_] | NDArray[np.int32]] = {}
     for minutes in schema.IMPACT_BUCKETS:
         first = groups(minutes)
         q = np.add.reduceat(flow, first, axis=1)
@@ -63,7 +64,7 @@ def impact_columns(
         for name, called in schema.IMPACT_COUNTS.items():
             columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)
         arrays = np.stack([sums[name] for name in schema.IMPACT_SUMS], axis=1)
-        columns[f"impact_{minutes}m"] = [row if has else None for row, has in zip(arrays, signed, strict=True)]
+        columns[f"impact_{minutes}m"] = rows_where(signed, arrays)
     return columns
 
 

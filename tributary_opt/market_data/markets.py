@@ -87,8 +87,8 @@ class ReferenceData:
         """
         out = self._plain(markets)
         token, other = (out[name].to_numpy(dtype=object) for name in ("token_id", "complement_token_id"))
-        named = [isinstance(name, str) and name not in ("", own) for name, own in zip(other, token, strict=True)]
-        asked = np.flatnonzero(np.array(named, dtype=bool) & _sound_probability(out))
+        named = np.where(pd.isna(other), "", other)
+        asked = np.flatnonzero((named != "") & (named != token) & _sound_probability(out))
         folded = np.full(len(out), "", dtype=object)
         if len(asked):
             theirs = self._plain(

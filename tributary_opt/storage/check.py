@@ -50,7 +50,7 @@ def check(settings: Settings) -> list[Finding]:
         with embedded.connection(settings) as (sink, source):
             for finding in _servers(settings, sink, source):
                 findings.append(finding)  # one by one: what was found stays, whatever the next look runs into
-    except (QuestDBQueryError, ServerUnavailable, TableSuspended, SchemaMismatch) as error:
+    except _TROUBLE as error:
         findings.append(_failed("what follows", str(error), "mend what the server says, and check again"))
     except embedded.EmbeddedServerError as error:
         findings.append(_failed("server", str(error), "install, set or stop what is named, or configure a server"))
