@@ -82,8 +82,8 @@ def ensure_alerts(client: SyncPrefectClient, settings: Settings, heartbeat_s: fl
 
 
 def _said(automation: AutomationCore) -> dict[str, Any]:
-    """What is ours to say of an automation; whether it is paused is the user's."""
-    return automation.model_dump(mode="json", include=set(AutomationCore.model_fields) - {"enabled", "owner_resource"})
+    """What is ours to say of an automation; whether it is paused is the user's. Its events are a set, in no order."""
+    return automation.model_dump(include=set(AutomationCore.model_fields) - {"enabled", "owner_resource"})
 
 
 def _zombie(heartbeat_s: float) -> AutomationCore:

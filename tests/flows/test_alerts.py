@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 import requests
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.actions import CallWebhook
+from prefect.events.schemas.automations import AutomationCore
 from pydantic import SecretStr
 
-from flows.alerts import CRASHED, FAILED, STALE, ZOMBIE, ensure_alerts
+from flows.alerts import CRASHED, FAILED, STALE, ZOMBIE, _alerts, _said, ensure_alerts
 from tributary_opt.settings import Settings
 
 pytestmark = pytest.mark.prefect
@@ -25,6 +28,19 @@ def seen(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
     found = [a for a in answer.json() if a["name"].startswith("tributary: ")]
     assert len({a["name"] for a in found}) == len(found)
     return {a["name"]: a for a in found}
+
+
+def test_order_in_which_the_server_gives_its_events_is_no_change() -> None:
+    """A set's order differs from one process to another: what differs by it alone was made anew."""
+    (alert,) = (a for a in _alerts(CallWebhook(block_document_id=UUID(int=1)), 26.0) if a.name == FAILED)
+    said = alert.model_dump(mode="json")
+    events = sorted(said["trigger"]["expect"])
+    assert len(events) == 2
+    for order in (events, events[::-1]):
+        said["trigger"]["expect"] = order
+        assert _said(AutomationCore.model_validate(said)) == _said(alert)
+    said["trigger"]["expect"] = events[:1]
+    assert _said(AutomationCore.model_validate(said)) != _said(alert)
 
 
 def test_alerts_follow_the_settings_and_nothing_else(prefect_server: None) -> None:
