@@ -150,7 +150,7 @@ class Problem:
     def _valid(self, rules: list[tuple[str, NDArray[np.bool_], str]]) -> NDArray[np.bool_]:
         good = np.ones(self.shape, dtype=bool)
         for _, each, _ in rules:
-            good &= each if each.ndim == good.ndim else each.all(axis=-1)
+            good &= each if each.ndim in (0, good.ndim) else each.all(axis=-1)
         return good
 
     def _rules(self, *, of_slices: bool = True) -> list[tuple[str, NDArray[np.bool_], str]]:
@@ -171,9 +171,9 @@ class Problem:
         ]
         if of_slices:
             rules += [
-                ("impact", np.isfinite(impact), "finite"),
-                ("slice_sd", _in_range(slice_sd), "finite and >= 0"),
-                ("cap", cap >= 0, ">= 0 (inf for none)"),
+                ("impact", _from(-np.finfo(float).max, impact) & _to(np.finfo(float).max, impact), "finite"),
+                ("slice_sd", _from(0.0, slice_sd) & _to(np.finfo(float).max, slice_sd), "finite and >= 0"),
+                ("cap", _from(0.0, cap), ">= 0 (inf for none)"),
             ]
         return rules
 
@@ -216,6 +216,16 @@ def convexity_limit(problem: Problem) -> FloatArray:
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ratio = k * (k + 1.0) * (np.maximum(problem.impact, 0.0) / problem.gamma[..., np.newaxis])
         return np.where(bounded, np.power(ratio, 1.0 / np.where(k < 1, 1.0 - k, 1.0)), np.inf)
+
+
+def _from(least: float, values: FloatArray) -> NDArray[np.bool_]:
+    """Where they are not below it, NaN being nowhere; one True for all, which is looked at first and costs less."""
+    return np.asarray(True if values.min(initial=np.inf) >= least else values >= least)
+
+
+def _to(most: float, values: FloatArray) -> NDArray[np.bool_]:
+    """Where they are not above it, as `_from`."""
+    return np.asarray(True if values.max(initial=-np.inf) <= most else values <= most)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

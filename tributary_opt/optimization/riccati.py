@@ -11,6 +11,8 @@ chunk is still in the cache: what is left to pay for is little more than reading
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,18 @@ from tributary_opt.optimization.arguments import FloatArray
 from tributary_opt.optimization.closed_form import _aligned, _clip
 from tributary_opt.optimization.problem import Problem, _cost_of_steps
 
-__all__ = ["CHUNK_ELEMENTS", "RiccatiChunk", "in_parts", "nothing_yet", "riccati", "scaled_risk", "steps_first", "turn"]
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "Buffers",
+    "RiccatiChunk",
+    "in_parts",
+    "left_of_one",
+    "nothing_yet",
+    "riccati",
+    "scaled_risk",
+    "steps_first",
+    "turn",
+]
 
 BoolArray = NDArray[np.bool_]
 
@@ -103,17 +116,11 @@ def riccati(
         divisor = np.maximum(later, 5e-324) if dry else later
         np.divide(ease_j, divisor, out=share_j)
         np.divide(rest, divisor, out=risk_j)  # 1 - ρ_j: what is kept
-    held, left, error = np.ones(count), np.ones(count), np.zeros(count)
+    held = np.ones(count)
     for _, kept_j, share_j in each:
         np.multiply(share_j, held, out=share_j)
         np.multiply(held, kept_j, out=held)
-        # What is left and its rounding error, both exact: no slice is larger than what is left (Dekker).
-        np.subtract(left, share_j, out=work)
-        np.subtract(work, left, out=left)
-        np.add(left, share_j, out=left)
-        np.subtract(error, left, out=error)
-        left, work = work, left
-    np.multiply(slices, size * (1.0 + (left + error)), out=slices)
+    np.multiply(slices, size * (1.0 + left_of_one(slices)), out=slices)
     holdings[n] = 0.0
     for j in range(n - 1, 0, -1):
         np.add(holdings[j + 1], slices[j], out=holdings[j])
@@ -122,6 +129,22 @@ def riccati(
     holdings[0] = size
     if dry:
         nothing_yet(slices, holdings)
+
+
+def left_of_one(shares: FloatArray) -> FloatArray:
+    """1 - Σ_j y_j over the first axis, with the rounding errors of its sum.
+
+    They are exact (Dekker) as long as no share is larger than what is left, which holds but for what is beyond 1.
+    """
+    left, error = np.ones(shares.shape[1]), np.zeros(shares.shape[1])
+    work = np.empty_like(left)
+    for share in shares:
+        np.subtract(left, share, out=work)
+        np.subtract(work, left, out=left)
+        np.add(left, share, out=left)
+        np.subtract(error, left, out=error)
+        left, work = work, left
+    return np.asarray(left + error)
 
 
 def turn(source: FloatArray, target: FloatArray) -> None:
@@ -135,11 +158,33 @@ def turn(source: FloatArray, target: FloatArray) -> None:
             np.copyto(target[part], source[:, part].T)
 
 
-def steps_first(array: FloatArray) -> FloatArray:
+def steps_first(array: FloatArray, out: FloatArray) -> FloatArray:
     """A copy of an array (B, N) with its steps first."""
-    out = np.empty(array.shape[::-1])
     turn(array, out)
     return out
+
+
+class Buffers:
+    """Memory for the arrays of one chunk after the other.
+
+    Memory that is new to the process costs more to touch than a sweep does: this is touched once, and comes in pages as
+    large as the system has.
+    """
+
+    def __init__(self, elements: int = 0) -> None:
+        self._whole, self._used = _aligned(elements), 0
+
+    def reuse(self) -> None:
+        """Give all of it out again: the arrays given out before are of no use any more."""
+        self._used = 0
+
+    def array(self, *shape: int) -> FloatArray:
+        """Uninitialised doubles; memory of their own once the buffer is full."""
+        start, count = self._used, math.prod(shape)
+        if start + count > len(self._whole):
+            return np.empty(shape)
+        self._used += -(-count // 8) * 8
+        return self._whole[start : start + count].reshape(shape)
 
 
 def in_parts(count: int, most: int) -> list[slice]:

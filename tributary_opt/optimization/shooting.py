@@ -6,18 +6,18 @@ optimality conditions give every slice backward, x_0 rises with θ, and `Search`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tributary_opt.optimization.arguments import FloatArray
+from tributary_opt.optimization.riccati import Buffers, left_of_one
 
 if TYPE_CHECKING:
     from tributary_opt.optimization.solver import _Chunk
 
-__all__ = ["NEGLIGIBLE", "NOTHING", "Search", "Shot", "closed_sum", "finish", "put_together"]
+__all__ = ["CLOSE", "NEGLIGIBLE", "NOTHING", "Search", "Shot", "closed_sum", "finish"]
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
@@ -57,9 +57,11 @@ class Search:
         self.seen_low = np.zeros(count, dtype=bool)
         self.turn = np.zeros(count, dtype=bool)
 
-    def keep(self, rows: IntArray) -> None:
-        for name, array in list(self.__dict__.items()):
-            setattr(self, name, array[rows])
+    def some(self, rows: IntArray) -> Search:
+        """The search of these only."""
+        part = Search.__new__(Search)
+        part.__dict__.update({name: array[rows] for name, array in self.__dict__.items()})
+        return part
 
     def next(
         self, level: FloatArray, total: FloatArray, slope: FloatArray, clipped: BoolArray
@@ -104,9 +106,11 @@ class Shot:
         self.k = chunk.k[rows]
         self.inverse_k = 1.0 / self.k
         self.pole = (1.0 - self.k) / (1.0 + self.k)
-        self.ease = chunk.cheapness[:, all_rows] / (1.0 + self.k)  # 1 / ((k+1) a_j)
-        self.twice_risk = np.zeros_like(self.ease) if riskless else 2.0 * chunk.risk[:, all_rows]
+        wide = len(chunk.cheapness), len(rows)
         cheapness = chunk.cheapness[:, all_rows]
+        self.ease, self.twice_risk = (chunk.memory.array(*wide) for _ in range(2))
+        np.divide(cheapness, 1.0 + self.k, out=self.ease)  # 1 / ((k+1) a_j)
+        np.multiply(chunk.risk[:, all_rows], 0.0 if riskless else 2.0, out=self.twice_risk)
         dearest, self.cap = cheapness.min(axis=0), chunk.fraction[:, all_rows]
         if not dearest.all():  # slices without room or volume
             dearest = np.where(cheapness > 0, cheapness, np.inf).min(axis=0)
@@ -123,26 +127,52 @@ class Shot:
         self.base, self.tail = np.zeros(len(rows)), np.zeros(0)
         self.held = np.zeros(len(rows))
         # Costates beyond this fill any slice to more than the overshoot; the bound keeps the recursion finite.
-        self.most = (1.0 + self.k) * np.power(_OVERSHOOT, self.k) / dearest
+        most = (1.0 + self.k) * np.power(_OVERSHOOT, self.k) / dearest
         if not self.one_spread:
-            self.most += 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
-        self._allocate()
+            most += 2.0 * np.minimum(self.dearer.max(axis=0), _STEEPEST)
+        self.most = np.stack([most, np.full(len(rows), _STEEPEST)])
+        self._allocate(chunk.memory)
 
-    def _allocate(self) -> None:
-        self.path, self.slopes = np.empty_like(self.ease), np.empty_like(self.ease)
+    def _allocate(self, memory: Buffers) -> None:
+        # A slice and its derivative, and what is left to trade and its own, are worked on in one call.
+        self.both, self.work = memory.array(len(self.ease), 2, len(self.k)), memory.array(*self.ease.shape)
+        self.sums = np.empty((2, len(self.k)))
 
-    def keep(self, rows: IntArray) -> None:
-        """Go on with these only."""
+    @property
+    def path(self) -> FloatArray:
+        """n_j/X of the last sweep, without those known before it, shape (N, B). [-]"""
+        return self.both[:, 0]
+
+    @property
+    def slopes(self) -> FloatArray:
+        """Its derivatives by θ, shape (N, B). [-]"""
+        return self.both[:, 1]
+
+    @property
+    def slope(self) -> FloatArray:
+        """Their sum, 1 where it is of no use, shape (B,). [-]"""
+        return np.asarray(self.sums[1])
+
+    def some(self, rows: IntArray) -> Shot:
+        """The recursion of these only."""
+        part = Shot.__new__(Shot)
+        part.__dict__.update(self.__dict__)
         for name in ("k", "inverse_k", "pole", "bend", "first", "most", "base", "held"):
-            setattr(self, name, getattr(self, name)[rows])
+            setattr(part, name, getattr(self, name)[..., rows])
         wide = ["ease", "twice_risk", "cap"]
         wide += [] if self.one_spread else ["dearer"]
         wide += ["turn"] if self.bent else []
+        wide += ["tail"] if self.tail.size else []
         for name in wide:
-            setattr(self, name, np.take(getattr(self, name), rows, axis=1))
-        if self.tail.size:
-            self.tail = np.take(self.tail, rows, axis=1)
-        self._allocate()
+            setattr(part, name, np.take(getattr(self, name), rows, axis=1))
+        part._allocate(Buffers())
+        return part
+
+    def put_back(self, part: Shot, rows: IntArray) -> None:
+        """Take over the last sweep of `some` of the problems."""
+        for whole, new in zip(self.both.reshape(-1, len(self.k)), part.both.reshape(-1, len(rows)), strict=True):
+            whole[rows] = new
+        self.sums[:, rows] = part.sums
 
     def whole_path(self) -> FloatArray:
         """The slices of the last sweep, with those known before it."""
@@ -213,14 +243,10 @@ class Shot:
         urgent = np.flatnonzero(growth * len(self.ease) > -np.log(NEGLIGIBLE))
         if not len(urgent):
             return
-        part = Shot.__new__(Shot)
-        part.__dict__.update(self.__dict__)
-        part.keep(urgent)
-        urgent = urgent[part.sweep(least[urgent])[0] >= 1.0]
+        urgent = urgent[self.some(urgent).sweep(least[urgent])[0] >= 1.0]
         if not len(urgent):
             return
-        part.__dict__.update(self.__dict__)
-        part.keep(urgent)
+        part = self.some(urgent)
         low, high = np.zeros(len(urgent), dtype=np.intp), part.first.copy()  # x_0 < 1 when starting at low, not at high
         part.late = True
         while (high - low > 1).any():
@@ -233,26 +259,28 @@ class Shot:
     def sweep(self, level: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
         """x_0 and dx_0/dθ at last costates e^θ, and where the overshoot made the slope useless."""
         count, capped = len(level), self.capped or self.late
-        price = np.exp(level)
-        change = price.copy()
-        total, slope = np.zeros(count), np.zeros(count)
+        costate, sums = np.empty((2, count)), self.sums  # p_j and x_j with their derivatives
+        np.exp(level, out=costate[0])
+        costate[1] = costate[0]
+        sums[:] = 0.0
+        price, change, (total, slope) = *costate, sums
         work, more, below = np.empty(count), np.empty(count), np.empty(count, dtype=bool)
+        rise = np.empty((2, count))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             last = int(self.first.max()) if self.late else len(self.ease)
-            self.path[last:] = self.slopes[last:] = 0.0
+            self.both[last:] = 0.0
             for j in range(last - 1, -1, -1):
                 if not self.riskless:
-                    np.multiply(self.twice_risk[j], total, out=work)
-                    np.add(price, work, out=price)
-                    np.multiply(self.twice_risk[j], slope, out=work)
-                    np.add(change, work, out=change)
-                    np.minimum(price, self.most, out=price)
-                    np.minimum(change, _STEEPEST, out=change)
+                    np.multiply(self.twice_risk[j], sums, out=rise)
+                    np.add(costate, rise, out=costate)
+                    np.minimum(costate, self.most, out=costate)
                 above = price if self.one_spread else np.maximum(price - (self.dearer[j] - self.base), 0.0)
-                traded = self.path[j]
+                both, cap = self.both[j], self.cap[j]
+                traded = both[0]
                 np.multiply(above, self.ease[j], out=work)
                 np.power(work, self.inverse_k, out=traded)
-                cap = self.cap[j] if not self.late else np.where(j < self.first, self.cap[j], 0.0)
+                if self.late:
+                    cap = np.where(j < self.first, cap, 0.0)
                 if self.bent:
                     more = self._bent(j, above, traded)
                 else:
@@ -260,13 +288,12 @@ class Shot:
                     np.divide(more, above, out=more)
                     if not self.one_spread:
                         more[above == 0] = 0.0
-                if capped and not np.less(traded, cap, out=below).all():
+                if capped:
                     # The mask before the steep factor: 0 times an infinity would be no slope at all.
-                    np.multiply(more, below, out=more)
+                    np.multiply(more, np.less(traded, cap, out=below), out=more)
                     np.minimum(traded, cap, out=traded)
-                np.multiply(more, change, out=self.slopes[j])
-                np.add(total, traded, out=total)
-                np.add(slope, self.slopes[j], out=slope)
+                np.multiply(more, change, out=both[1])
+                np.add(sums, both, out=sums)
                 if self.anew:
                     np.add(total, np.where(self.first == j + 1, self.held, 0.0), out=total)
         bad = ~np.isfinite(slope)
@@ -296,61 +323,38 @@ class Shot:
             (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
         )
 
-    def near(self, error: FloatArray, slope: FloatArray) -> Near:
-        """The paths that nearly add up to the order."""
-        rows = np.flatnonzero(np.abs(error) <= CLOSE)
-        path, slopes, cap = self.path + self.tail if self.tail.size else self.path, self.slopes, self.cap
-        if len(rows) < len(error):
-            path, slopes, cap = (np.take(a, rows, axis=1) for a in (path, slopes, cap))
+    def straight(self, error: FloatArray) -> BoolArray:
+        """Where one linear step of every slice finishes the path: none meets its cap or bends, shape (B,)."""
+        near = np.abs(error) <= CLOSE
+        rows = np.flatnonzero(near)
+        both, tail, cap, slope = self.both, self.tail, self.cap, self.slope
+        if 2 * len(rows) < len(near):
+            both, cap = np.take(both, rows, axis=2), np.take(cap, rows, axis=1)
+            tail = np.take(tail, rows, axis=1) if tail.size else tail
             error, slope = error[rows], slope[rows]
-        step = slopes * (np.abs(error) / np.where(slope > 0, slope, 1.0))
-        longest = path * _LINEAR
-        bent = (step > longest).any(axis=0)
-        if self.capped:
-            np.subtract(cap, path, out=longest)
-            bent |= (step > longest).any(axis=0) & (error < 0)
-        return Near(rows, path, slopes, slope, np.asarray(~bent))
-
-
-@dataclass(frozen=True)
-class Near:
-    """Paths that nearly add up to the order, with their derivatives."""
-
-    rows: IntArray  # which they are
-    path: FloatArray
-    slopes: FloatArray
-    slope: FloatArray
-    straight: BoolArray  # whether one linear step of every slice finishes it: none meets its cap or bends on the way
-
-    def some(self, which: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Path, derivatives and their sum."""
-        if which.all():
-            return self.path, self.slopes, self.slope
-        return np.compress(which, self.path, axis=1), np.compress(which, self.slopes, axis=1), self.slope[which]
+        elif len(rows):
+            rows = np.arange(len(near))
+        if not len(rows):
+            return near
+        path = both[:, 0] + tail if tail.size else both[:, 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = self.work[:, : len(rows)]
+            np.multiply(both[:, 1], np.abs(error) / np.where(slope > 0, slope, 1.0) / _LINEAR, out=step)
+            bent = (step > path).any(axis=0)
+            if self.capped:
+                np.multiply(step, _LINEAR, out=step)
+                bent |= (np.add(step, path, out=step) > cap).any(axis=0) & (error < 0)
+        near[rows] &= ~bent
+        return near
 
 
 def finish(path: FloatArray, slopes: FloatArray, slope: FloatArray, cap: FloatArray) -> FloatArray:
-    """Move paths onto Σ = 1 along their derivatives, which are overwritten."""
-    path = path + np.multiply(slopes, _missing(path, slope), out=slopes)
-    np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
-    return closed_sum(path, np.where(path < cap, path, 0.0), 1)
-
-
-def put_together(found: list[tuple[IntArray, FloatArray, FloatArray, FloatArray]], cap: FloatArray) -> FloatArray:
-    """All paths found, each with its place, finished in one go: NaN where none was found."""
-    count = cap.shape[1]
-    nothing = np.full((len(cap), 1), np.nan)
-    place, path, slopes, slope = zip(*found, (np.zeros(0, dtype=np.intp), nothing, nothing, np.ones(1)), strict=True)
-    order, back = np.concatenate(place), np.full(count, -1)
-    back[order] = np.arange(len(order))
-    room = np.take(cap, np.append(order, 0), axis=1)
-    whole = finish(np.concatenate(path, axis=1), np.concatenate(slopes, axis=1), np.concatenate(slope), room)
-    return np.take(whole, back, axis=1)
-
-
-def _missing(path: FloatArray, slope: FloatArray) -> FloatArray:
-    high, low = _exact_sum(path)
-    return np.where(slope > 0, ((1.0 - high) - low) / np.where(slope > 0, slope, 1.0), 0.0)
+    """Move paths onto Σ = 1 along their derivatives, in place; the derivatives are of no use afterwards."""
+    with np.errstate(over="ignore", invalid="ignore"):  # paths that were given up are among them
+        step = np.where(slope > 0, left_of_one(path) / np.where(slope > 0, slope, 1.0), 0.0)
+        np.add(path, np.multiply(slopes, step, out=slopes), out=path)
+        np.minimum(np.maximum(path, 0.0, out=path), cap, out=path)
+        return closed_sum(path, np.multiply(path, path < cap, out=slopes), 1)
 
 
 def _sum(rows: FloatArray) -> FloatArray:
@@ -366,19 +370,6 @@ def closed_sum(parts: FloatArray, free: FloatArray, times: int = 2) -> FloatArra
     largest = free.argmax(axis=0)
     lane = np.arange(parts.shape[1])
     for _ in range(times):
-        high, low = _exact_sum(parts)
-        missing = (1.0 - high) - low
-        moved = np.maximum(parts[largest, lane] + missing, 0.0)
+        moved = np.maximum(parts[largest, lane] + left_of_one(parts), 0.0)
         parts[largest, lane] = np.where(free[largest, lane] > 0, moved, parts[largest, lane])
     return parts
-
-
-def _exact_sum(parts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sum over the first axis to twice the precision (Knuth's two-sum), as a double and its error."""
-    high, low = parts[-1].copy(), np.zeros(parts.shape[1])
-    for row in parts[-2::-1]:
-        total = high + row
-        back = total - high
-        low += (high - (total - back)) + (row - back)
-        high = total
-    return high, low

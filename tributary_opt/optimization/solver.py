@@ -40,6 +40,7 @@ from tributary_opt.optimization.closed_form import _SMALLEST_STEP_DECAY, SolveSt
 from tributary_opt.optimization.problem import Problem, ScheduleCost, convexity_limit, cost_of_steps, schedule_cost
 from tributary_opt.optimization.riccati import (
     CHUNK_ELEMENTS,
+    Buffers,
     RiccatiChunk,
     in_parts,
     nothing_yet,
@@ -48,15 +49,19 @@ from tributary_opt.optimization.riccati import (
     steps_first,
     turn,
 )
-from tributary_opt.optimization.shooting import NEGLIGIBLE, NOTHING, Search, Shot, closed_sum, finish, put_together
+from tributary_opt.optimization.shooting import CLOSE, NEGLIGIBLE, NOTHING, Search, Shot, closed_sum, finish
 
 __all__ = ["Method", "Solution", "kkt_residual", "replan", "solve", "solve_tracking"]
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
 
-# Problems x slices worked on at once: 3,072 of 48 slices (measured: half of it is 1.2x slower, a third more 1.1x).
-_CHUNK_ELEMENTS = 3072 * 48
+# Problems x slices worked on at once: 4,200 of 48 slices (measured: half of it is 1.3x slower, twice is no faster).
+_CHUNK_ELEMENTS = 4200 * 48
+# Arrays of a chunk's size that one chunk works with.
+_ARRAYS = 14
+# Share of a set up to which those still searched for go on alone; more, and the others are swept along.
+_MOST_KEPT = 0.75
 
 
 class Method(IntEnum):
@@ -122,10 +127,12 @@ def solve(problem: Problem, *, most_sweeps: int = 200) -> Solution:
             costs = tuple(array[part] for array in cost)
             left[part] = ~linear.solve(_flat(problem, part), slices[part], holdings[part], costs)
     others = np.flatnonzero(left)
-    for part in in_parts(len(others), max(1, _CHUNK_ELEMENTS // n)):
+    chunks = in_parts(len(others), max(1, _CHUNK_ELEMENTS // n))
+    memory = Buffers(_ARRAYS * (n + 1) * (len(range(count)[chunks[0]]) + 8) if chunks else 0)
+    for part in chunks:
         whole = part if len(others) == count else others[part]
-        own = _flat(problem, whole)
-        chunk = _Chunk(own, most_sweeps)
+        memory.reuse()
+        chunk = _Chunk(_flat(problem, whole), most_sweeps, memory)
         traded, held, sweeps[whole] = chunk.solve()
         method[whole], status[whole] = chunk.method, chunk.status
         if isinstance(whole, slice):
@@ -284,16 +291,23 @@ def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: Arra
 class _Chunk:
     """Some problems of a batch, steps first, scaled to fractions of the order."""
 
-    def __init__(self, own: Problem, most_sweeps: int = 1) -> None:
+    def __init__(self, own: Problem, most_sweeps: int = 1, memory: Buffers | None = None) -> None:
         self.most_sweeps = most_sweeps
+        memory = Buffers() if memory is None else memory
+        wide = own.n_steps, len(own.order_size)
+        self.memory = memory
         good = own.valid
         self.own, self.n_steps = own, own.n_steps
         self.size = np.where(good, own.order_size, 1.0)
         self.k = np.where(good, own.exponent, 1.0)
         lam, gamma = np.where(good, own.risk_aversion, 0.0), np.where(good, own.gamma, 0.0)
-        impact, sd, self.cap = (steps_first(a) for a in (own.impact, own.slice_sd, own.cap))
+        impact, sd, self.cap = (steps_first(a, memory.array(*wide)) for a in (own.impact, own.slice_sd, own.cap))
         self.one_spread = own.spread.strides[-1] == 0
-        spread = np.broadcast_to(own.spread[:, 0], impact.shape) if self.one_spread else steps_first(own.spread)
+        spread = (
+            np.broadcast_to(own.spread[:, 0], impact.shape)
+            if self.one_spread
+            else steps_first(own.spread, memory.array(*wide))
+        )
         # What costing needs, as given; what the solver works on is a copy where it differs.
         self._costs = impact, spread, sd
         if not good.all():
@@ -301,7 +315,7 @@ class _Chunk:
             self.cap = np.where(good, self.cap, np.inf)
         limit = np.broadcast_to(np.inf, self.cap.shape)
         if own.permanent == "paper" and (self.k < 1).any():
-            limit = np.where(good, steps_first(convexity_limit(own)), np.inf)
+            limit = np.where(good, steps_first(convexity_limit(own), memory.array(*wide)), np.inf)
 
         tightest = self.cap.min(axis=0)
         tradable: BoolArray | bool = True if tightest.min(initial=np.inf) > 0 else self.cap > 0
@@ -325,12 +339,12 @@ class _Chunk:
         reference = np.where(np.isfinite(reference) & (reference > 0), reference, 1.0)
 
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            self.cheapness = reference / impact  # a_ref / a_j, 0 where nothing trades
+            self.cheapness = np.divide(reference, impact, out=memory.array(*wide))  # a_ref / a_j, 0 if nothing trades
             if (tightest == np.inf).all():
                 self.fraction = np.broadcast_to(np.inf, self.cap.shape)
                 room = np.full(self.size.shape, float(self.n_steps))
             else:
-                self.fraction = self.cap / self.size
+                self.fraction = np.divide(self.cap, self.size, out=memory.array(*wide))
                 room = np.zeros(self.size.shape)
                 share = np.empty(self.size.shape)
                 for row in self.fraction:
@@ -358,7 +372,8 @@ class _Chunk:
 
     def risk_of(self, lam: FloatArray) -> FloatArray:
         """λ s_j X^(1-k) / a of any λ."""
-        return scaled_risk(self._sd, lam, np.power(self.size, 1.0 - self.k), self._reference)
+        out = self.memory.array(*self._sd.shape)
+        return scaled_risk(self._sd, lam, np.power(self.size, 1.0 - self.k), self._reference, out=out)
 
     def _methods(self, refused: BoolArray) -> NDArray[np.int8]:
         linear, constant = self.k == 1, np.zeros(len(self.k), dtype=bool)
@@ -376,7 +391,7 @@ class _Chunk:
     def solve(self) -> tuple[FloatArray, FloatArray, NDArray[np.int16]]:
         """Slices (N, B), holdings (N + 1, B) and sweeps."""
         count, n = len(self.size), self.n_steps
-        slices, holdings = np.empty((n, count)), np.empty((n + 1, count))
+        slices, holdings = np.empty((n, count)), np.empty((n + 1, count))  # unless one method does all
         sweeps = np.zeros(count, dtype=np.int16)
         for how in Method:
             rows = np.flatnonzero(self.method == how)
@@ -393,7 +408,8 @@ class _Chunk:
                 slices[:, rows], holdings[:, rows] = self.size[rows] * traded.T, self.size[rows] * remaining.T
                 continue
             whole = slice(None) if len(rows) == count else rows
-            size, held = self.size[whole], np.zeros((n + 1, len(rows)))
+            size, held = self.size[whole], self.memory.array(n + 1, len(rows))
+            held[n] = 0.0
             if how == Method.RICCATI:  # slices without volume among them: `RiccatiChunk` has done the others
                 shares = np.empty((n, len(rows)))
                 exponent = np.frexp(size)[1] - 1
@@ -451,34 +467,36 @@ class _Chunk:
         level = shot.first_guess()
         if not riskless:
             shot.cut_tail()
-        search, cap = Search(shot.floor(), np.log(shot.most), shot.pole), shot.cap
+        search = Search(shot.floor(), np.log(shot.most[0]), shot.pole)
         sweeps = np.full(count, self.most_sweeps, dtype=np.int16)
-        place = np.arange(count)  # of each problem still being solved
-        found: list[tuple[IntArray, FloatArray, FloatArray, FloatArray]] = []
+        place, done = np.arange(count), np.zeros(count, dtype=bool)  # of the problems that are swept
+        wholes: list[tuple[Shot, IntArray]] = []  # sets of which only these are swept any more
         coarse: list[tuple[IntArray, FloatArray, FloatArray]] = []
         for sweep in range(1, self.most_sweeps + 1):
             total, slope, clipped = shot.sweep(level)
             error = total - 1.0
             following, stuck = search.next(level, total, slope, clipped)
-            near = shot.near(error, slope)
-            done = (np.abs(error) <= 2e-16 * n) | stuck
-            done[near.rows] |= near.straight & ~clipped[near.rows]
-            if done.any():
-                sweeps[place[done]] = sweep
-                met = done[near.rows]
-                found.append((place[near.rows[met]], *near.some(met)))
-                unmet = done.copy()
-                unmet[near.rows] = False
-                coarse.append((place[unmet], search.low[unmet], search.high[unmet]))
-                keep = np.flatnonzero(~done)
-                if not len(keep):
-                    break
-                shot.keep(keep)
-                search.keep(keep)
-                place, following = place[keep], following[keep]
-            level = following
-        parts = put_together(found, cap)
-        again, low, high = (np.concatenate(a) for a in zip(*coarse, strict=True)) if coarse else [np.zeros(0, int)] * 3
+            met = ~done & ((np.abs(error) <= 2e-16 * n) | stuck | (shot.straight(error) & ~clipped))
+            unmet = met & ~(np.abs(error) <= CLOSE)
+            sweeps[place[met]] = sweep
+            coarse.append((place[unmet], search.low[unmet], search.high[unmet]))
+            done |= met
+            going = np.flatnonzero(~done)
+            if not len(going):
+                break
+            # A path that was found stays as it is: another sweep from its level gives the same bits.
+            level = np.where(done, level, following)
+            if len(going) <= _MOST_KEPT * len(done):
+                wholes.append((shot, going))
+                shot, search = shot.some(going), search.some(going)
+                place, level, done = place[going], level[going], done[going]
+        lost = place[~done]
+        for whole, part in reversed(wholes):
+            whole.put_back(shot, part)
+            shot = whole
+        parts = finish(shot.path, shot.slopes, shot.slope, shot.cap)
+        parts[:, lost] = np.nan
+        again, low, high = (np.concatenate(a) for a in zip(*coarse, strict=True))
         if len(again):
             parts[:, again], more = self._shoot_in_parts(rows[again], riskless, low, high)
             sweeps[again] += more
@@ -514,7 +532,7 @@ class _Chunk:
                 nothing = shot.whole_path()
                 above = np.where(over & (nothing > NOTHING), nothing, np.where(over, below, above))
                 asked = over
-            search = Search(floor, np.log(shot.most), shot.pole)
+            search = Search(floor, np.log(shot.most[0]), shot.pole)
             lows, highs = np.full(len(place), np.nan), np.full(len(place), np.nan)
             going = np.ones(len(place), dtype=bool)
             done = np.zeros(len(place), dtype=bool)
@@ -523,13 +541,11 @@ class _Chunk:
                 total, slope, clipped = shot.sweep(level)
                 error = total - 1.0
                 following, stuck = search.next(level, total, slope, clipped)
-                near = shot.near(error, slope)
-                met = np.abs(error) <= 2e-16 * n
-                met[near.rows] |= near.straight & ~clipped[near.rows]
-                met &= going
+                met = going & ((np.abs(error) <= 2e-16 * n) | (shot.straight(error) & ~clipped))
                 sweeps[place[going]] += 1
                 if met.any():
-                    parts[:, place[met]] = finish(*near.some(met[near.rows]), shot.cap[:, met])
+                    path, slopes = shot.whole_path()[:, met], shot.slopes[:, met]
+                    parts[:, place[met]] = finish(path, slopes, slope[met], shot.cap[:, met])
                     done |= met
                 halted = going & stuck & ~met
                 lows[halted], highs[halted] = search.low[halted], search.high[halted]
@@ -541,7 +557,7 @@ class _Chunk:
             keep = np.flatnonzero(~(done | going))
             if not len(keep):
                 return parts, sweeps
-            shot.keep(keep)
+            shot = shot.some(keep)
             place = place[keep]
             shot.sweep(lows[keep])
             below = shot.whole_path()
