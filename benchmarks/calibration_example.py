@@ -29,7 +29,7 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
     """The six panels of one market, the i-th of `impact`; `days` are its market days."""
     figure, axes = plt.subplots(2, 3, figsize=(16, 8.5), constrained_layout=True)
     unit = row["sigma"] / row["adv"]
-    minutes, t = np.array(schema.IMPACT_BUCKETS), t_quantile(impact.n_clusters[i] - 1)
+    minutes, t = np.array(schema.IMPACT_BUCKETS), t_quantile(impact.n_effective[i] - 1)
     # Wrong aggressors corrected for, as far as the spread tells how many there are.
     slope, se = (row[[f"response_{m}m{of}" for m in minutes]].to_numpy(dtype=float) for of in ("", "_se"))
 

@@ -40,7 +40,7 @@ def moments(b: Buckets) -> dict[str, float]:
     """What those columns hold, word by word from the schema's description."""
     q, r = b.q, b.r
     x, y = np.abs(b.signed.q), b.signed.y
-    out: dict[str, float] = {"n": len(q), "m": len(x), "blocks": len(np.unique(b.block))}
+    out: dict[str, float] = {"n": len(q), "m": len(x), "blocks": len(np.unique(b.signed.block))}
     for name in schema.IMPACT_RESPONSE[1:]:
         out[name] = float((q ** name.count("q") * r ** name.count("r")).sum())
     for name in schema.IMPACT_DIRECT[1:]:

@@ -297,7 +297,10 @@ _IMPACT = (
         for column in (
             _int(f"impact_{minutes}m_pairs", f"pairs of adjacent {minutes}-minute buckets both with a mid"),
             _int(f"impact_{minutes}m_signed", "of them with signed flow in the second"),
-            _int(f"impact_{minutes}m_blocks", f"{IMPACT_BLOCK_MINUTES // 60}-hour clock blocks that have such a pair"),
+            _int(
+                f"impact_{minutes}m_blocks",
+                f"{IMPACT_BLOCK_MINUTES // 60}-hour clock blocks with signed flow in such a pair",
+            ),
             Column(
                 f"impact_{minutes}m",
                 "DOUBLE[]",
@@ -553,7 +556,7 @@ PARAMETERS: Final = Table(
         _symbol(
             "response_reason",
             "why this tape shows no response: no_signed_flow | one_sided_flow | too_few_buckets | constant_flow | "
-            "no_move | exact_fit | sides_doubtful; null where it does",
+            "no_move | exact_fit | too_few_clusters | sides_doubtful; null where it does",
         ),
         _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
         _double("response_log_sd", "-", "standard deviation of its logarithm"),

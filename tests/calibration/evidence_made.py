@@ -14,6 +14,8 @@ from tributary_opt.calibration.impact_evidence import ImpactEvidence
 def evidence(n_markets: int, **columns: ArrayLike) -> ImpactEvidence:
     """Evidence of so many markets; a column is one value for each market, the same in every bucket length."""
     shape = (n_markets, len(schema.IMPACT_BUCKETS))
+    for name in ("n_effective", "n_direct_effective"):
+        columns.setdefault(name, columns.get("n_clusters", np.zeros(n_markets)))
     arrays: dict[str, object] = {}
     for field in fields(ImpactEvidence):
         empty = np.zeros(shape) if field.name.startswith("n") else np.full(shape, np.nan)

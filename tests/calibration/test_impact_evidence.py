@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from impact_tape import Buckets, draw, frame, market_day
 
 from tributary_opt import schema
 from tributary_opt.calibration.impact_evidence import ImpactEvidence, impact_evidence
+from tributary_opt.calibration.least_squares import t_quantile
 
 FIVE = 0  # place of the 5-minute length
 
@@ -152,6 +154,67 @@ def test_few_blocks_never_make_an_error_smaller_than_the_robust_one() -> None:
         assert found.slope_se[0, FIVE] >= robust * (1 - 1e-12)
         if clustered > 1.5 * robust:
             assert found.slope_se[0, FIVE] > robust
+
+
+def without_flow(day: Buckets, which: np.ndarray) -> Buckets:
+    """The same day, nobody having traded in some of its buckets."""
+    q = np.where(which, 0.0, day.q)
+    return Buckets(q, np.where(which, day.r - 2e-5 * day.q, day.r), np.where(which, 0.0, day.y), day.block)
+
+
+def scaled(day: Buckets, factor: float) -> Buckets:
+    """The same day with so many times the flow."""
+    q = factor * day.q
+    return Buckets(q, day.r + 2e-5 * (q - day.q), day.y + 3e-6 * (np.abs(q) - np.abs(day.q)), day.block)
+
+
+def busy_days(rng: np.random.Generator, busy: int) -> list[Buckets]:
+    return [without_flow(draw(rng, 96), np.full(96, i >= busy)) for i in range(20)]
+
+
+def uneven_days(rng: np.random.Generator) -> list[Buckets]:
+    return [scaled(draw(rng, 96), np.exp(2.0 * rng.normal())) for _ in range(20)]
+
+
+def costs_shared_by_blocks(rng: np.random.Generator) -> list[Buckets]:
+    days = []
+    for _ in range(5):
+        day, level, pace = draw(rng, 96), *(np.repeat(rng.standard_normal(12), 8) for _ in range(2))
+        busy = scaled(day, np.exp(0.5 * pace))
+        days.append(Buckets(busy.q, busy.r, busy.y + 0.03 * level, busy.block))
+    return days
+
+
+@pytest.mark.parametrize(
+    "made",
+    [partial(busy_days, busy=1), partial(busy_days, busy=3), uneven_days, costs_shared_by_blocks],
+    ids=["flow on one day of twenty", "on three", "on some more than on all others", "costs of a block alike"],
+)
+def test_intervals_hold_where_flow_is_not_the_same_every_day(
+    made: Callable[[np.random.Generator], list[Buckets]],
+) -> None:
+    """Clusters without flow, or with next to none, would make an error of nothing: it was covered in 1 % to 70 %."""
+    rows = [
+        market_day(i, day, f"M{seed:03d}", lengths=(5,))
+        for seed in range(200)
+        for i, day in enumerate(made(np.random.default_rng(seed)))
+    ]
+    found = impact_evidence(frame(rows))
+    for value, error, effective, true in (
+        (found.slope, found.slope_se, found.n_effective, 2e-5),
+        (found.direct_eta, found.direct_eta_se, found.n_direct_effective, 3e-6 * 5 / 1440),
+    ):
+        half = t_quantile(np.maximum(effective - 1, 1)) * error
+        covered = (np.abs(value - true) <= half)[:, FIVE].mean()
+        assert 0.91 <= covered <= 0.995
+
+
+def test_flow_within_one_block_has_no_error_and_says_so() -> None:
+    day = market(21, 1)[0]
+    found = evidence([without_flow(day, day.block != 3), *(without_flow(b, b.q != 0) for b in market(22, 10))])
+    assert (found.reason[0, FIVE], found.direct_reason[0, FIVE]) == ("too_few_clusters", "too_few_clusters")
+    assert np.isnan([found.slope[0, FIVE], found.slope_se[0, FIVE], found.direct_eta[0, FIVE]]).all()
+    assert found.n_clusters[0, FIVE] == 1
 
 
 def test_exponents_of_the_grid_and_between_are_found() -> None:

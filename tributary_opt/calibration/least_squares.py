@@ -39,7 +39,9 @@ class Lines:
     """Clustered by row, with the usual factor for few clusters, G/(G-1)·(n-1)/(n-2)."""
     intercept_se_clustered: Floats
     n_clusters: Floats
-    """Rows with an observation."""
+    """Rows with an observation whose x is not 0: the others say nothing about the slope."""
+    n_effective: Floats
+    """(Σ h)²/Σ h² over rows, h = w² Σ x²: how many rows alike these are worth. One that outweighs all others is 1."""
     reason: NDArray[np.object_]
     x_scale: Floats
     """Root mean square of x."""
@@ -60,7 +62,8 @@ def lines(rows: Floats, group: NDArray[np.int64], n_groups: int, weights: Floats
 
     References
     ----------
-    White (1980), Econometrica 48(4), 817-838 (HC0); Liang & Zeger (1986), Biometrika 73(1), 13-22 (clusters).
+    White (1980), Econometrica 48(4), 817-838 (HC0); Liang & Zeger (1986), Biometrika 73(1), 13-22 (clusters); Carter,
+    Schnepel & Steigerwald (2017), Review of Economics and Statistics 99(4), 698-709 (their effective number).
     """
     w = np.ones(len(rows)) if weights is None else weights
     n = sums(group, rows[:, _N] * (w > 0), n_groups)
@@ -103,7 +106,9 @@ def lines(rows: Floats, group: NDArray[np.int64], n_groups: int, weights: Floats
         a, b, m, s = (v[group] for v in (intercept, slope, mean_x, xx))
         u0 = w * (unit[:, _Y] - a * unit[:, _N] - b * unit[:, _X])
         psi = w * (unit[:, _XY] - a * unit[:, _X] - b * unit[:, _XX]) - m * u0
-        clusters = sums(group, (rows[:, _N] > 0) & (w > 0), n_groups)
+        clusters = sums(group, (unit[:, _XX] > 0) & (w > 0), n_groups)
+        leverage = w * w * unit[:, _XX]
+        effective = sums(group, leverage, n_groups) ** 2 / sums(group, leverage**2, n_groups)
         few = clusters / (clusters - 1) * (n - 1) / (n - 2)
         clustered = np.sqrt(few * sums(group, psi**2, n_groups)) / xx
         clustered_a = np.sqrt(few * sums(group, (u0 / t[group, _N] - m / s * psi) ** 2, n_groups))
@@ -120,6 +125,7 @@ def lines(rows: Floats, group: NDArray[np.int64], n_groups: int, weights: Floats
             slope_se_clustered=np.where(clusters > 1, clustered * per, np.nan),
             intercept_se_clustered=np.where(clusters > 1, clustered_a * y_scale, np.nan),
             n_clusters=clusters,
+            n_effective=np.where(clusters > 0, effective, 0.0),
             reason=reason,
             x_scale=x_scale,
             y_scale=y_scale,

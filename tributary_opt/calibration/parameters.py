@@ -329,7 +329,7 @@ def _response(measured: Measured, minutes: int, unit: FloatArray, sides: Sides) 
     impact, bucket = measured.impact, np.full(len(unit), i)
     corrected = Corrected(measured.statistics, impact, sides, bucket)
     slope, se = corrected.response(impact.slope[:, i], impact.slope_se[:, i])
-    return _estimate(impact, slope, se, bucket, unit, impact.reason)
+    return _estimate(impact, slope, se, impact.n_effective, bucket, unit, impact.reason)
 
 
 def _direct(
@@ -342,13 +342,15 @@ def _direct(
     row = np.arange(len(unit))
     corrected = Corrected(measured.statistics, impact, sides, nearest)
     value, se = corrected.direct_cost(impact.direct_eta[row, nearest], impact.direct_eta_se[row, nearest])
-    return _estimate(impact, value, se, nearest, unit, impact.direct_reason), lengths[nearest]
+    effective, reason = impact.n_direct_effective, impact.direct_reason
+    return _estimate(impact, value, se, effective, nearest, unit, reason), lengths[nearest]
 
 
 def _estimate(
     impact: ImpactEvidence,
     value: FloatArray,
     se: FloatArray,
+    effective: FloatArray,
     bucket: NDArray[np.int64],
     unit: FloatArray,
     reason: NDArray[np.object_],
@@ -361,7 +363,7 @@ def _estimate(
         value, se = value / unit, se / unit
     has = np.isfinite(value) & np.isfinite(se) & (se > 0)
     value, se = np.where(has, value, np.nan), np.where(has, se, np.nan)
-    dof = np.maximum(clusters - 1.0, 1.0)
+    dof = np.maximum(effective[row, bucket] - 1.0, 1.0)
     return _Estimate(value, se, dof, n, clusters, impact.r2[row, bucket], reason)
 
 

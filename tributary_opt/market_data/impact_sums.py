@@ -90,8 +90,8 @@ def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: N
     sums = {name: values.sum(axis=1, dtype=float) for name, values in of.items()}
     sums |= dict.fromkeys(("blocks", *schema.IMPACT_BLOCK), np.zeros(len(q)))
     if len(starts):
-        n, block_qr, block_qq = (np.add.reduceat(values, starts, axis=1) for values in (used.astype(float), qr, qq))
-        sums["blocks"] = (n > 0).sum(axis=1, dtype=float)
+        block_qr, block_qq = (np.add.reduceat(values, starts, axis=1) for values in (qr, qq))
+        sums["blocks"] = (block_qq > 0).sum(axis=1, dtype=float)
         sums["block_qr_qr"] = (block_qr * block_qr).sum(axis=1)
         sums["block_qr_qq"] = (block_qr * block_qq).sum(axis=1)
         sums["block_qq_qq"] = (block_qq * block_qq).sum(axis=1)

@@ -28,7 +28,7 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 6
+STATISTICS_VERSION = 7
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
 
 CAP_DAYS = 7
