@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,38 @@ def test_power_law_with_unpaid_permanent_impact_is_that_of_fifty_digits() -> Non
     for i in range(0, 200, 10):
         one = problems.take(i)
         assert abs(objective(one, solution.slices[i]) / solve_exactly(one).objective - 1) < 1e-12
+
+
+def test_close_to_the_convexity_limit_nothing_is_lost() -> None:
+    """There a unit of rounding in the price of a slice is its root in the slice: the price cannot be what is sought."""
+    rng, n = np.random.default_rng(5), 5
+    k = rng.uniform(0.3, 0.95, 400)
+    impact = np.exp(0.3 * rng.normal(size=(400, n)) * (rng.random((400, 1)) < 0.5))
+    limit = k * (k + 1) * impact.min(axis=1)
+    away, lam = 10.0 ** rng.uniform(-14, -2, 400), 10.0 ** rng.uniform(-1, 16, 400)
+    problems = Problem.of(1.0, impact, 1.0, lam, exponent=k, gamma=limit * (1 - away), permanent="paper")
+    solution = solve(problems)
+    assert (solution.status == SolveStatus.OK).all()
+    assert (kkt_residual(problems, solution.slices) <= 1e-12).all()
+    for i in range(0, 400, 8):
+        one = problems.take(i)
+        assert abs(objective(one, solution.slices[i]) / solve_exactly(one).objective - 1) < 1e-12
+    one = Problem.of(1.0, [1.0, 1.0], 1.0, 1e8, exponent=0.5, gamma=0.75 * (1 - 1e-8), permanent="paper")
+    np.testing.assert_allclose(solve(one).slices, [float(v) for v in solve_exactly(one).slices], rtol=1e-12)
+
+
+@pytest.mark.parametrize("other", ["no permanent impact", "the linear law"])
+def test_unpaid_permanent_impact_of_some_is_nothing_to_the_others(other: str) -> None:
+    """Half of the problems have a bend in their costs: the bits of the others are those they have by themselves."""
+    problems = random_problems(np.random.default_rng(14), 400, 9, power=True, capped=True, varying=True, paper=True)
+    straight = np.arange(400) % 2 == 0
+    gamma = np.where(straight & (other == "no permanent impact"), 0.0, problems.gamma)
+    gamma[straight & (other == "the linear law")] *= 1e-9  # a_j has γ/2 taken off already
+    k = np.where(straight & (other == "the linear law"), 1.0, problems.exponent)
+    mixed = replace(problems, gamma=gamma, exponent=k)
+    together, apart = solve(mixed), solve(mixed.take(straight))
+    np.testing.assert_array_equal(together.slices[straight], apart.slices)
+    np.testing.assert_array_equal(together.sweeps[straight], apart.sweeps)
 
 
 def _projected(slices: np.ndarray[Any, Any], size: float, cap: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -363,12 +396,15 @@ def test_whole_range(n: int) -> None:
         np.testing.assert_array_equal(alone.holdings, s.holdings[i])
 
 
-@pytest.mark.parametrize("kind", ["closed form", "riccati", "power law", "no caps, spreads", "no risk, no caps"])
+@pytest.mark.parametrize(
+    "kind", ["closed form", "riccati", "power law", "no caps, spreads", "no risk, no caps", "power law, unpaid"]
+)
 def test_the_rest_of_an_order_is_the_tail_of_its_schedule(kind: str) -> None:
     """Time consistency: without caps nobody who starts again from what is left does anything else."""
     more: dict[str, dict[str, bool]] = {
         "no caps, spreads": {"power": True, "capped": False, "varying": True, "spreads": True},
         "no risk, no caps": {"power": True, "capped": False, "varying": True, "riskless": True},
+        "power law, unpaid": {"power": True, "capped": False, "varying": True, "paper": True},
     }
     problems = random_problems(np.random.default_rng(5), 40, 10, **{**KINDS, **more}[kind])
     whole = solve(problems)

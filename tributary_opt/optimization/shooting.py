@@ -118,7 +118,6 @@ class Shot:
         self.dearer = chunk.dearer[:, all_rows]
         self.one_spread = chunk.one_spread or not self.dearer.any()
         self.bend, self.turn = chunk.bend[rows], chunk.turn[:, all_rows]
-        self.bent = bool(chunk.paper[rows].any())
         self.riskless, self.room = riskless, chunk.room[rows]
         self.capped = bool(self.cap.min() < np.inf)
         self.first = np.full(len(rows), len(self.ease))  # slices from the first up to this one trade
@@ -161,7 +160,7 @@ class Shot:
             setattr(part, name, getattr(self, name)[..., rows])
         wide = ["ease", "twice_risk", "cap"]
         wide += [] if self.one_spread else ["dearer"]
-        wide += ["turn"] if self.bent else []
+        wide += ["turn"] if self.bend.any() else []
         wide += ["tail"] if self.tail.size else []
         for name in wide:
             setattr(part, name, np.take(getattr(self, name), rows, axis=1))
@@ -265,7 +264,7 @@ class Shot:
         sums[:] = 0.0
         price, change, (total, slope) = *costate, sums
         work, more, below = np.empty(count), np.empty(count), np.empty(count, dtype=bool)
-        rise = np.empty((2, count))
+        rise, bent = np.empty((2, count)), np.flatnonzero(self.bend > 0)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             last = int(self.first.max()) if self.late else len(self.ease)
             self.both[last:] = 0.0
@@ -281,13 +280,12 @@ class Shot:
                 np.power(work, self.inverse_k, out=traded)
                 if self.late:
                     cap = np.where(j < self.first, cap, 0.0)
-                if self.bent:
-                    more = self._bent(j, above, traded)
-                else:
-                    np.multiply(traded, self.inverse_k, out=more)
-                    np.divide(more, above, out=more)
-                    if not self.one_spread:
-                        more[above == 0] = 0.0
+                np.multiply(traded, self.inverse_k, out=more)
+                np.divide(more, above, out=more)
+                if not self.one_spread:
+                    more[above == 0] = 0.0
+                if len(bent):  # the others' digits stay their own
+                    traded[bent], more[bent] = self._bent(j, bent, above[bent], traded[bent])
                 if capped:
                     # The mask before the steep factor: 0 times an infinity would be no slope at all.
                     np.multiply(more, np.less(traded, cap, out=below), out=more)
@@ -300,14 +298,15 @@ class Shot:
         slope[bad] = 1.0
         return total, slope, bad | (total > 0.5 * _OVERSHOOT)
 
-    def _bent(self, j: int, above: FloatArray, traded: FloatArray) -> FloatArray:
-        """Solve (k+1) a y^k - γ y = q for y, in place; returns dy/dq. Concave, so Newton comes from the left."""
-        k, ease, bend = self.k, self.ease[j], self.bend
-        turn = np.minimum(self.turn[j], _OVERSHOOT)
-        ease = np.where(ease > 0, ease, 1.0)
+    def _bent(self, j: int, rows: IntArray, above: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The y of (k+1) a y^k - γ y = q, and dy/dq. Concave, so Newton comes from the left, from γ = 0 on."""
+        k, ease, bend = self.k[rows], self.ease[j, rows], self.bend[rows]
+        turn = np.minimum(self.turn[j, rows], _OVERSHOOT)
+        trades = ease > 0
+        ease = np.where(trades, ease, 1.0)
         summit = np.power(turn, k) / ease - bend * turn
-        root = np.where((bend > 0) & (above >= summit), turn, np.minimum(traded, turn))
-        open_ = (bend > 0) & (above < summit) & (root > 0) & (self.ease[j] > 0)
+        root = np.where(above >= summit, turn, np.minimum(root, turn))
+        open_ = (above < summit) & (root > 0) & trades
         rate = np.ones_like(root)
         for _ in range(200):
             raised = np.power(root, k) / ease
@@ -318,10 +317,8 @@ class Shot:
             if not open_.any():
                 break
             root = np.where(open_, moved, root)
-        traded[:] = np.where(self.ease[j] > 0, root, 0.0)
-        return np.where(
-            (root > 0) & (rate > 0) & (self.ease[j] > 0) & (root < turn), 1.0 / np.where(rate > 0, rate, 1.0), 0.0
-        )
+        rising = (root > 0) & (rate > 0) & trades & (root < turn)
+        return np.where(trades, root, 0.0), np.where(rising, 1.0 / np.where(rate > 0, rate, 1.0), 0.0)
 
     def straight(self, error: FloatArray) -> BoolArray:
         """Where one linear step of every slice finishes the path: none meets its cap or bends, shape (B,)."""

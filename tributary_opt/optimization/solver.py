@@ -60,6 +60,10 @@ BoolArray = NDArray[np.bool_]
 _CHUNK_ELEMENTS = 4200 * 48
 # Arrays of a chunk's size that one chunk works with.
 _ARRAYS = 14
+# |x_0/X - 1| that a price one unit of rounding off may leave near the convexity limit, where it goes as the root of it.
+_STEEP = 1e-5
+# Residual of the optimality conditions above which a schedule near that limit is none.
+_MOST_RESIDUAL = 1e-10
 # Share of a set up to which those still searched for go on alone; more, and the others are swept along.
 _MOST_KEPT = 0.75
 
@@ -216,21 +220,7 @@ def kkt_residual(problem: Problem, slices: FloatArray) -> FloatArray:
     count, n = int(np.prod(problem.shape)), problem.n_steps
     chunk = _Chunk(_flat(problem, slice(0, count)))
     part = np.ascontiguousarray(np.asarray(slices, dtype=float).reshape(count, n).T) / chunk.size
-    held, later = np.zeros_like(part), np.zeros_like(part)
-    np.cumsum(part[:0:-1], axis=0, out=held[-2::-1])
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        np.cumsum((2.0 * chunk.risk * held)[::-1], axis=0, out=later[::-1])
-        marginal = chunk.dearer - chunk.bend * part
-        marginal += (1.0 + chunk.k) * np.power(part, np.broadcast_to(chunk.k, part.shape)) / chunk.cheapness
-        value = marginal - later
-        tradable = chunk.cheapness > 0
-        full = part >= np.minimum(chunk.fraction, 1.0) * (1.0 - 4e-16)
-        least = np.where((part > NEGLIGIBLE) & tradable, value, -np.inf).max(axis=0)
-        most = np.where(tradable & ~full, value, np.inf).min(axis=0)
-        size = np.where(tradable, np.abs(marginal), 0.0).max(axis=0)
-        gap = np.where(np.isfinite(least) & np.isfinite(most), least - most, 0.0)
-        residual = np.maximum(gap, 0.0) / np.where(size > 0, size, 1.0)
-    return np.asarray(np.where(np.isnan(part).any(axis=0), np.nan, residual).reshape(problem.shape))
+    return chunk.residual(part).reshape(problem.shape)
 
 
 def solve_tracking(problem: Problem, target: FloatArray, tracking_aversion: ArrayLike) -> Solution:
@@ -418,6 +408,11 @@ class _Chunk:
                 slices[:, rows], holdings[:, rows] = (np.ldexp(a, exponent) for a in (shares, held))
                 continue
             shares, sweeps[whole] = self._shoot(rows, how == Method.WATER_FILLING)
+            if self.bend[whole].any():
+                every = np.zeros((n, count))
+                every[:, whole] = shares
+                wrong = (self.bend > 0) & (self.residual(every) > _MOST_RESIDUAL)
+                shares[:, wrong[whole]] = np.nan
             for j in range(n - 1, -1, -1):
                 np.add(held[j + 1], shares[j], out=held[j])
             np.minimum(held, 1.0, out=held)
@@ -443,6 +438,24 @@ class _Chunk:
         """`schedule_cost` of schedules as `solve` gives them, once: they and the chunk are of no use afterwards."""
         impact, spread, sd = self._costs
         return cost_of_steps(self.own, slices, holdings, impact, spread[0] if self.one_spread else spread, sd)
+
+    def residual(self, part: FloatArray) -> FloatArray:
+        """`kkt_residual` of schedules in shares of the order, shape (N, B)."""
+        held, later = np.zeros_like(part), np.zeros_like(part)
+        np.cumsum(part[:0:-1], axis=0, out=held[-2::-1])
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            np.cumsum((2.0 * self.risk * held)[::-1], axis=0, out=later[::-1])
+            marginal = self.dearer - self.bend * part
+            marginal += (1.0 + self.k) * np.power(part, np.broadcast_to(self.k, part.shape)) / self.cheapness
+            value = marginal - later
+            tradable = self.cheapness > 0
+            full = part >= np.minimum(self.fraction, 1.0) * (1.0 - 4e-16)
+            least = np.where((part > NEGLIGIBLE) & tradable, value, -np.inf).max(axis=0)
+            most = np.where(tradable & ~full, value, np.inf).min(axis=0)
+            size = np.where(tradable, np.abs(marginal), 0.0).max(axis=0)
+            gap = np.where(np.isfinite(least) & np.isfinite(most), least - most, 0.0)
+            residual = np.maximum(gap, 0.0) / np.where(size > 0, size, 1.0)
+        return np.where(np.isnan(part).any(axis=0), np.nan, residual)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Everything else
@@ -476,8 +489,15 @@ class _Chunk:
             total, slope, clipped = shot.sweep(level)
             error = total - 1.0
             following, stuck = search.next(level, total, slope, clipped)
+            steep = stuck & ~done & (shot.bend > 0) & (total > 1.0)
+            if steep.any():
+                # Near n* the neighbouring price already fills a slice up to it: from the last price below, what is
+                # missing goes where the path is steepest.
+                level = np.where(steep, search.low, level)
+                total, slope, clipped = shot.sweep(level)
+                error = total - 1.0
             met = ~done & ((np.abs(error) <= 2e-16 * n) | stuck | (shot.straight(error) & ~clipped))
-            unmet = met & ~(np.abs(error) <= CLOSE)
+            unmet = met & ~(np.abs(error) <= np.where(stuck & (shot.bend > 0), _STEEP, CLOSE))
             sweeps[place[met]] = sweep
             coarse.append((place[unmet], search.low[unmet], search.high[unmet]))
             done |= met
