@@ -295,6 +295,55 @@ def test_greedy_rounding_that_breaks_a_limit_is_refused_in_words() -> None:
     assert "less than the 2 of min_slice" in short["greedy_refused"]
 
 
+@pytest.mark.parametrize("limits", [{}, {"lot_size": 10.0}, {"min_slice": 10.0}, {"lot_size": 10.0, "min_slice": 20.0}])
+@pytest.mark.parametrize("lam", [0.0, 1e-6])
+def test_market_without_a_minimum_has_twap_in_lots_and_a_warning(limits: dict[str, float], lam: float) -> None:
+    """Its own costs would have everything in one slice: there is no optimum to round."""
+    dear = AlmgrenChrissParams(2.5e-6, 2.5e-5, 0.95, 0.5, 1.0, epsilon=0.0625, price=50.0)
+    t = schedule_order(1000, 5, dear, lam, **limits)
+    np.testing.assert_array_equal(t.trade_sizes, 200.0)
+    assert t.params["status"] == "twap_eta_tilde"
+    assert t.params["rounding_cost"] == 0
+    assert t.params["greedy_rounding_cost"] is None
+    assert "eta - gamma*tau/2 must be > 0" in t.params["warnings"][0]
+    assert schedule_order(1003, 5, dear, lam, lot_size=10.0).params["lots"] == (20, 20, 20, 20, 20)
+
+
+@pytest.mark.parametrize(("law", "alpha", "lam"), [("power", 0.3, 1e90), ("power", 0.7, 1e300), ("linear", 1.0, 1e308)])
+@pytest.mark.parametrize("limit", ["lot_size", "min_slice"])
+def test_any_risk_aversion_has_a_schedule_in_lots(law: Any, alpha: float, lam: float, limit: str) -> None:
+    market = AlmgrenChrissParams(2.5e-6, 2.5e-7, 0.95, alpha, 1.0, price=50.0, reference_rate=5e4)
+    t = schedule_order(1000, 5, market, lam, impact_law=law, **{limit: 1.0})
+    np.testing.assert_array_equal(t.trade_sizes, [1000, 0, 0, 0, 0])
+    capped = schedule_order(1000, 5, market, lam, impact_law=law, max_slice=300.0, **{limit: 1.0})
+    np.testing.assert_allclose(capped.trade_sizes, [300, 300, 300, 100, 0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("size", "lot"), [(2.0**53, 1.0), (1e16 + 1000, 1.0), (1e200, 1e-200)])
+def test_more_lots_than_doubles_can_count_are_refused(size: float, lot: float) -> None:
+    with pytest.raises(ValueError, match=r"lot_size must be > order_size / 2\^53"):
+        schedule_order(size, 3, PAPER, 1e-20, lot_size=lot)
+    whole = schedule_order(2.0**52 + 1, 3, PAPER, 1e-20, lot_size=1.0)
+    assert sum(whole.params["lots"]) == 2**52 + 1
+
+
+def test_slices_too_small_for_the_smallest_one_are_no_room() -> None:
+    """One slice in 300 can hold the smallest slice: three of them are 601 periods."""
+    volume = np.full(300, 99.9)
+    volume[0] = 100.0
+    limits = {"max_participation": 0.1, "min_slice": 10.0}
+    with pytest.raises(InfeasibleSchedule) as refused:
+        schedule_order(30, 300, PAPER, 1e-6, volume_profile=volume, **limits)
+    assert refused.value.shortest_duration == 601
+    t = schedule_order(30, 601, PAPER, 1e-6, volume_profile=np.resize(volume, 601), **limits)
+    assert (t.trade_sizes[[0, 300, 600]] == 10.0).all()
+
+
+def test_beyond_the_convexity_limit_is_refused_with_it() -> None:
+    with pytest.raises(ValueError, match=r"n\* = 2\.8125e\+06 contracts"):
+        schedule_order(1e8, 5, PAPER, 1e-6, impact_law="power", permanent="paper")
+
+
 def test_strategy_class() -> None:
     t = AlmgrenChrissCappedStrategy(PAPER, 2e-6, max_slice=300_000).generate_trajectory(1e6, 5, "buy")
     assert t.trade_sizes[0] == 300_000

@@ -18,7 +18,7 @@ from tributary_opt.optimization.arguments import FloatArray, Permanent, Side, _a
 from tributary_opt.optimization.closed_form import SolveStatus
 from tributary_opt.optimization.problem import ImpactLaw, Problem, schedule_cost
 from tributary_opt.optimization.riccati import nothing_yet
-from tributary_opt.optimization.solver import Solution, solve
+from tributary_opt.optimization.solver import Solution, _Chunk, solve
 from tributary_opt.optimization.strategies import _OfFunction
 from tributary_opt.optimization.trajectory import AlmgrenChrissParams, ExecutionTrajectory, _Order
 
@@ -32,6 +32,7 @@ __all__ = [
 
 _EPS = 2.0**-52
 _LONGEST = 1_000_000
+_MOST_LOTS = 2.0**53
 
 
 class InfeasibleSchedule(ValueError):
@@ -100,7 +101,8 @@ def schedule_order(
     InfeasibleSchedule
         Where no schedule keeps the limits, with the reason and the shortest duration that would do.
     ValueError, TypeError
-        For an argument out of range.
+        For an argument out of range; with the power law under ``paper`` also for an order with room for a slice beyond
+        n*, `convexity_limit`.
     """
     order = _Order.checked("almgren_chriss_capped", order_size, duration_periods, params, permanent, side, impact_law)
     lam, faults = _aversion("risk_aversion", risk_aversion)
@@ -127,16 +129,12 @@ def schedule_order(
     problem = order.problem(lam, profile, np.where(np.isfinite(caps), caps, np.inf))
     found = _within(problem, caps, limits)
     if found.best.status in (SolveStatus.BEYOND_CONVEXITY, SolveStatus.NOT_CONVERGED):
-        return order.solved(found.problem, found.best, risk_aversion=lam, warnings=said)
-    return order.scheduled(
-        None,
+        raise ValueError(order.solved(found.problem, found.best, risk_aversion=lam).params["warnings"][-1])
+    return order.solved(
+        found.problem,
+        replace(found.best, slices=found.slices, holdings=found.holdings),
         risk_aversion=lam,
-        step_decay=order.step_decay(lam),
-        status=SolveStatus(int(found.best.status)),
         warnings=[*said, *found.warnings],
-        trade_sizes=found.slices,
-        holdings=found.holdings,
-        problem=found.problem,
         volume_profile=profile,
         more={
             "remainder": found.remainder,
@@ -200,11 +198,15 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
     optimum = float(schedule_cost(problem, best.slices, best.holdings).objective)
     slices, lots, greedy = best.slices, None, None
     why_not: str | None = "nothing is rounded: no lot_size"
+    # Without a minimum the schedule is that of λ = 0, and what is rounded is to stay near it.
+    rounded = _without_risk(problem) if best.status == SolveStatus.TWAP_ETA_TILDE else problem
     if bound.whole or bound.least > 0:
-        slices, lots = _with_lots(problem, best.slices, bound)
+        slices, lots = _with_lots(rounded, best.slices, bound)
     if bound.whole:
         carried = _greedy(best.slices / bound.unit, bound.total)
         why_not = _breaks(carried, bound)
+        if rounded is not problem:
+            why_not = "there is no optimum: eta - gamma*tau/2 is not > 0"
         greedy = None if why_not else _objective(problem, carried * bound.unit) - optimum
     remainder = size - traded if bound.whole else 0.0
     if abs(remainder) <= _rounding(size):
@@ -219,6 +221,13 @@ def _within(problem: Problem, caps: FloatArray, limits: dict[str, float | None])
     said = () if remainder == 0 else (f"{remainder:g} contracts fit no lot of {bound.unit:g} and are not traded",)
     added = 0.0 if slices is best.slices else float(schedule_cost(problem, slices).objective) - optimum
     return LimitedSchedule(problem, best, slices, holdings, lots, remainder, optimum, added, greedy, why_not, said)
+
+
+def _without_risk(problem: Problem) -> Problem:
+    """λ = 0, and costs of the same shape that have a minimum: what `solve` gives where η̃ <= 0."""
+    impact = np.abs(problem.impact) if (problem.impact < 0).all() else np.ones(problem.n_steps)
+    none = np.zeros(())
+    return replace(problem, impact=impact, risk_aversion=none, gamma=none)
 
 
 def _caps(order: _Order, volume: FloatArray | None, share: float | None, max_slice: float | None) -> FloatArray:
@@ -240,6 +249,11 @@ def _limits(size: float, caps: FloatArray, min_slice: float | None, lot_size: fl
     least = 0.0 if min_slice is None else min_slice
     if lot_size is None:
         return _Limits(1.0, False, size, least, np.minimum(caps, size))
+    if not size / lot_size < _MOST_LOTS:
+        raise ValueError(
+            f"lot_size must be > order_size / 2^53, got {lot_size:g} for an order of {size:g}: so many lots are no "
+            "whole numbers any more; leave lot_size out"
+        )
     cap = np.array([_lots_in(min(c, size), lot_size) for c in caps])
     fewest = _lots_in(least, lot_size)
     if fewest * lot_size < least - _rounding(least):
@@ -285,7 +299,8 @@ def _refusal(
     said = ", ".join(f"{name}={value:g}" for name, value in limits.items() if value is not None)
     under = f" under {said}" if said else ""
     shortest = None
-    room = float(np.minimum(caps, size).sum())
+    usable = bound.cap >= max(bound.least, 5e-324)
+    room = float((bound.cap * bound.unit)[usable].sum())
     if room > 0:
         n = n_steps
         while n < _LONGEST and shortest is None:
@@ -390,53 +405,68 @@ def _active_sets(wanted: FloatArray, bound: _Limits) -> list[Any]:
 
 
 def _bounded(problem: Problem, low: FloatArray, high: FloatArray) -> FloatArray:
-    """Optimum with low_j <= n_j <= high_j, by halving the last costate: one problem, a few milliseconds."""
-    size, lam = float(problem.order_size), float(problem.risk_aversion)
-    k, bend = float(problem.exponent), 0.0
-    if problem.permanent == "paper" and k < 1:
-        bend = float(problem.gamma)
-    impact, spread = [max(float(a), 0.0) for a in problem.impact], [float(e) for e in problem.spread]
-    risk, floor, cap = [2.0 * lam * float(s) for s in problem.risk], low.tolist(), np.minimum(high, size).tolist()
-    if float(problem.impact.min()) <= 0:
-        impact, risk = [1.0] * len(impact), [0.0] * len(risk)
-    if sum(floor) >= size:
+    """Optimum with low_j <= n_j <= high_j, by halving the last costate: one problem, a few milliseconds.
+
+    In fractions of the order, as `solve` has them, and over the doubles in their order: the costate has a sign where
+    slices are held above what they would like to trade, and any magnitude.
+    """
+    size, n_steps = float(problem.order_size), problem.n_steps
+    if math.fsum(low) >= size:
         return np.asarray(low)
+    chunk = _Chunk(problem.take(np.newaxis))
+    k, bend = float(chunk.k[0]), float(chunk.bend[0])
+    dearer, twice_risk = chunk.dearer[:, 0].tolist(), (2.0 * chunk.risk[:, 0]).tolist()
+    impact = [1.0 / c if c > 0 else math.inf for c in chunk.cheapness[:, 0].tolist()]  # a_j over the cheapest
+    floor, cap = (low / size).tolist(), np.minimum(high / size, 1.0).tolist()
+    with np.errstate(over="ignore"):
+        filled = [e + (k + 1.0) * a * c**k - bend * c for e, a, c in zip(dearer, impact, cap, strict=True)]
 
     def path(last: float) -> list[float]:
         price, held, slices = last, 0.0, []
-        for j in range(len(impact) - 1, -1, -1):
-            above = price - spread[j]
-            n = 0.0 if above <= 0 else min((above / ((k + 1.0) * impact[j])) ** (1.0 / k), 1e300)
-            for _ in range(40 if bend and 0.0 < n < cap[j] else 0):  # what a trade does not pay makes it larger
-                n = min((above + bend * n) / ((k + 1.0) * impact[j]), 1e300) ** (1.0 / k)
+        for j in range(n_steps - 1, -1, -1):
+            above = price - dearer[j]
+            if above <= 0 or cap[j] == 0:
+                n = 0.0
+            elif price >= filled[j]:
+                n = cap[j]
+            else:
+                n = (above / ((k + 1.0) * impact[j])) ** (1.0 / k)
+                for _ in range(40 if bend and n < cap[j] else 0):  # what a trade does not pay makes it larger
+                    n = min((above + bend * n) / ((k + 1.0) * impact[j]), 1.0) ** (1.0 / k)
             n = min(max(n, floor[j]), cap[j])
             slices.append(n)
             held += n
             if j:
-                price += risk[j - 1] * held
+                price += twice_risk[j - 1] * held
         return slices[::-1]
 
-    top = max(
-        e + (k + 1.0) * a * c**k for e, a, c in zip(spread, impact, cap, strict=True)
-    )  # here every slice is at its cap
-    bottom = -sum(risk) * size - 1e-300  # and here none is above its floor
-    for _ in range(200):
-        middle = 0.5 * (bottom + top)
-        if sum(path(middle)) < size:
+    bottom, top = _rank(-math.fsum(twice_risk) - 1.0), _rank(max(v for v in filled if math.isfinite(v)))
+    while top - bottom > 1:
+        middle = (bottom + top) // 2
+        if math.fsum(path(_of_rank(middle))) < 1.0:
             bottom = middle
         else:
             top = middle
-        if top - bottom <= 4 * _EPS * abs(top):
-            break
-    under, over = np.array(path(bottom)), np.array(path(top))
+    under, over = (size * np.array(path(_of_rank(rank))) for rank in (bottom, top))
     short, excess = size - math.fsum(under), math.fsum(over) - size
     weight = short / (short + excess) if short + excess > 0 else 0.0
-    found = np.clip(under + min(max(weight, 0.0), 1.0) * (over - under), low, np.minimum(high, size))
     most = np.minimum(high, size)
+    found = np.clip(under + min(max(weight, 0.0), 1.0) * (over - under), low, most)
     for j in np.argsort(-np.minimum(found - low, most - found), kind="stable"):  # where there is most room first
         missing = size - math.fsum(found)
         found[j] = min(max(found[j] + missing, low[j]), most[j])
     return np.asarray(found)
+
+
+def _rank(value: float) -> int:
+    """Place of a double among all of them, 0 for 0."""
+    place = int(np.float64(abs(value)).view(np.int64))
+    return place if value >= 0 else -place
+
+
+def _of_rank(rank: int) -> float:
+    value = float(np.int64(abs(rank)).view(np.float64))
+    return value if rank >= 0 else -value
 
 
 def _largest_remainder(wanted: FloatArray, low: FloatArray, high: FloatArray, total: float) -> FloatArray:
