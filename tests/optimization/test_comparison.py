@@ -15,12 +15,15 @@ from tributary_opt import (
     calibrate_ac_params,
     generate_ac_trajectory,
     generate_market_order_trajectory,
+    generate_pov_trajectory,
     generate_twap_trajectory,
+    generate_vwap_trajectory,
 )
 
 COLUMNS = [
     "strategy", "risk_aversion", "expected_cost_bps", "cost_std_bps", "num_slices", "max_slice_pct", "front_loaded",
     "difference_to_baseline_bps",
+    "residual_pct",
 ]  # fmt: skip
 
 
@@ -89,6 +92,35 @@ def test_baseline_may_be_the_trajectory_itself(params: AlmgrenChrissParams) -> N
     table = StrategyComparison([patient, urgent], patient).summary_table()
     assert table["difference_to_baseline_bps"].iloc[0] == 0
     assert table["difference_to_baseline_bps"].iloc[1] > 0
+
+
+def test_volume_in_another_unit_is_the_same_profile(params: AlmgrenChrissParams) -> None:
+    for seed in range(24):
+        volume = np.random.default_rng(seed).uniform(0, 1e4, 10)
+        vwap = generate_vwap_trajectory(5000, volume, params)
+        for same in (volume * 3, volume / volume.sum(), volume * 1e-3):
+            StrategyComparison([vwap, generate_twap_trajectory(5000, 10, params, volume_profile=same)])
+        with pytest.raises(ValueError, match="must share volume_profile: vwap and twap are costed on different ones"):
+            StrategyComparison([vwap, generate_twap_trajectory(5000, 10, params, volume_profile=volume[::-1])])
+        with pytest.raises(ValueError, match="share volume_profile"):
+            StrategyComparison([vwap, generate_market_order_trajectory(5000, params)], "vwap")
+    flat = generate_vwap_trajectory(5000, np.full(10, 7.0), params)
+    StrategyComparison(
+        [flat, generate_twap_trajectory(5000, 10, params), generate_market_order_trajectory(5000, params)]
+    )
+
+
+def test_order_that_is_not_done_is_never_the_cheaper_one(params: AlmgrenChrissParams) -> None:
+    """A tenth of the volume, done in half of the order: its cost is half an order's."""
+    volume = np.full(10, 2500.0)
+    pov = generate_pov_trajectory(5000, volume, 0.1, params)
+    twap = generate_twap_trajectory(5000, 10, params)
+    table = StrategyComparison([pov, twap]).summary_table()
+    assert table["residual_pct"].tolist() == [50.0, 0.0]
+    assert table["expected_cost_bps"].iloc[0] < table["expected_cost_bps"].iloc[1]
+    assert math.isnan(table["difference_to_baseline_bps"].iloc[0])
+    same = StrategyComparison([pov, generate_pov_trajectory(5000, volume, 0.1, params)], pov).summary_table()
+    assert same["difference_to_baseline_bps"].tolist() == [0.0, 0.0]
 
 
 def test_what_cannot_be_compared_is_refused(params: AlmgrenChrissParams, strategies: list[ExecutionTrajectory]) -> None:

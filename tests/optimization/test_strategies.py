@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -301,6 +302,39 @@ def test_participation_reports_when_it_finishes_and_what_is_left() -> None:
     ten = generate_pov_trajectory(1.0, np.ones(10), 0.1, DAY)
     assert ten.params["residual"] == 0
     assert ten.params["finish_time"] == 2.5
+
+
+@pytest.mark.parametrize("n", [10, 364, 9_999])
+def test_participation_adds_up_however_many_slices_it_takes(n: int) -> None:
+    """What rounding loses of what is left, slice by slice, is traded with the last one, or left with the rest."""
+    rng = np.random.default_rng(n)
+    for volume, size in ((np.ones(n), 0.05 * n), (rng.random(n), 0.02 * n), (rng.random(n), 0.03 * n)):
+        t = generate_pov_trajectory(size, volume, 0.05, DAY)
+        traded = sum(map(Fraction, t.trade_sizes)) + Fraction(t.params["residual"])
+        assert abs(traded - Fraction(size)) <= 2 * Fraction(float(np.spacing(size)))
+        assert (t.trade_sizes <= 0.05 * volume + n * 2.0**-52 * size).all()
+        assert (np.diff(t.holdings) <= 0).all()
+
+
+def test_slices_beyond_the_convexity_limit_are_named() -> None:
+    """There a trade pays less than it moves: one huge slice looks cheaper than TWAP, and no optimum exists."""
+    market = AlmgrenChrissParams(2.5e-6, 2.5e-7, 0.95, 0.5, 1.0, epsilon=0.0625, price=50.0, reference_rate=5e4)
+    law: Any = {"impact_law": "power", "permanent": "paper"}
+    for t in (
+        generate_twap_trajectory(1e8, 5, market, **law),
+        generate_vwap_trajectory(1e8, np.ones(5), market, **law),
+        generate_market_order_trajectory(1e8, market, 5, **law),
+    ):
+        assert t.params["status"] == "beyond_convexity"
+        assert "n* = 2.8125e+06" in t.params["warnings"][-1]
+        assert math.isfinite(t.total_cost_estimate)
+    assert generate_twap_trajectory(1e6, 5, market, **law).params["status"] == "ok"
+    best, twap, market_order = (
+        generate_ac_trajectory(1e6, 5, market, 1e-6, **law),
+        generate_twap_trajectory(1e6, 5, market, **law),
+        generate_market_order_trajectory(1e6, market, 5, **law),
+    )
+    assert market_order.total_cost_estimate > best.total_cost_estimate > twap.total_cost_estimate > 0
 
 
 def test_tracking_lies_between_almgren_chriss_and_vwap() -> None:

@@ -13,6 +13,8 @@ from tributary_opt.optimization.trajectory import ExecutionTrajectory
 
 __all__ = ["StrategyComparison"]
 
+# Shares of the same volumes in another unit differ by this at most.
+_ROUNDING = 1e-12
 # What must agree before two costs may stand in one table.
 _ONE_MODEL = (
     "tau",
@@ -20,7 +22,6 @@ _ONE_MODEL = (
     "impact_law",
     "alpha",
     "reference_rate",
-    "volume_profile",
     "side",
     "eta",
     "gamma",
@@ -65,8 +66,7 @@ class StrategyComparison:
         self._must_agree("horizon (steps)", [len(t.trade_sizes) for t in longer])
         for key in _ONE_MODEL:
             self._must_agree(key, [t.params.get(key) for t in self.strategies])
-        # None is a profile too: the flat one.
-        self._must_agree("volume_profile", [str(t.params.get("volume_profile")) for t in self.strategies])
+        self._must_cost_on_one_profile()
 
     def _baseline(self) -> ExecutionTrajectory:
         wanted = self.baseline_strategy
@@ -78,6 +78,21 @@ class StrategyComparison:
                 "(where a name is shared, give the trajectory itself)"
             )
         return found[0]
+
+    def _must_cost_on_one_profile(self) -> None:
+        """Shares of volume to their rounding: the same volumes in another unit are the same profile."""
+        costed = [t for t in self.strategies if "volume_profile" in t.params]  # what is refused has no cost
+        profiles = [np.array(t.params["volume_profile"] or [1.0]) for t in costed]
+        for i, shares in enumerate(profiles):
+            if np.allclose(shares * len(shares), 1.0, rtol=_ROUNDING, atol=0.0):
+                profiles[i] = np.ones(1)  # flat, which is what costs without a profile are
+        for t, shares in zip(costed, profiles, strict=True):
+            first = profiles[0]
+            if shares.shape != first.shape or not np.allclose(shares, first, rtol=_ROUNDING, atol=0.0):
+                raise ValueError(
+                    f"all strategies of a comparison must share volume_profile: {costed[0].strategy_name} and "
+                    f"{t.strategy_name} are costed on different ones; give the same to all"
+                )
 
     @staticmethod
     def _must_agree(key: str, values: Sequence[object]) -> None:
@@ -94,12 +109,21 @@ class StrategyComparison:
             ``strategy``; ``risk_aversion`` [1/currency]; ``expected_cost_bps`` and ``cost_std_bps``, √V, of arrival
             notional [bps]; ``num_slices``, those that trade [-]; ``max_slice_pct``, the largest in % of the order;
             ``front_loaded``, whether half of the order is done before half of the horizon;
-            ``difference_to_baseline_bps``, in expected cost [bps]. NaN where a cost is unknown.
+            ``difference_to_baseline_bps``, in expected cost [bps]; ``residual_pct``, what is left at the end in % of
+            the order: its cost is that of the part traded, so that its difference is NaN where the baseline leaves
+            another part. NaN where a cost is unknown.
         """
         n_steps = max(len(t.trade_sizes) for t in self.strategies)
         table = pd.DataFrame([_row(t, n_steps) for t in self.strategies])
-        table["difference_to_baseline_bps"] = table["expected_cost_bps"] - self._baseline().total_cost_estimate
+        baseline = self._baseline()
+        difference = table["expected_cost_bps"] - baseline.total_cost_estimate
+        alike = np.abs(table["residual_pct"] - _residual_pct(baseline)) <= 100.0 * _ROUNDING
+        table.insert(len(table.columns) - 1, "difference_to_baseline_bps", difference.where(alike))
         return table
+
+
+def _residual_pct(trajectory: ExecutionTrajectory) -> float:
+    return float(trajectory.holdings[-1] / trajectory.holdings[0] * 100)
 
 
 def _row(trajectory: ExecutionTrajectory, n_steps: int) -> dict[str, object]:
@@ -115,4 +139,5 @@ def _row(trajectory: ExecutionTrajectory, n_steps: int) -> dict[str, object]:
         "max_slice_pct": float(trajectory.trade_sizes.max() / size * 100),
         # Rounding of the half-life must not make TWAP look front-loaded.
         "front_loaded": bool(p.get("half_life", math.nan) < 0.5 * horizon * (1 - 1e-14)),
+        "residual_pct": _residual_pct(trajectory),
     }

@@ -312,12 +312,17 @@ def generate_pov_trajectory(
     if warnings:  # nobody trades: there is no volume to have a share of, whatever the costs are reckoned on
         warnings = ["volume_profile is all zero: nothing is traded; use a window with trades in it"]
     slices, holdings = np.zeros(order.n_steps), np.full(order.n_steps + 1, order.size)
-    rest = order.size
+    rest, lost = order.size, 0.0  # what is left, and what its rounding has lost
     for j, each in enumerate(share * volume):
-        slices[j] = min(each, rest)
+        before = rest
         # A rest of rounding is no rest: 0.1 of ten slices of 1 is 1.
-        rest = rest - slices[j] if rest - slices[j] > order.n_steps * 2.0**-52 * order.size else 0.0
-        holdings[j + 1] = rest
+        if before - each > order.n_steps * 2.0**-52 * order.size:
+            slices[j], rest = each, before - each
+            lost += (before - rest) - each
+        else:
+            slices[j], rest, lost = before + lost, 0.0, 0.0
+        holdings[j + 1] = rest + lost
+    rest += lost
     finished = rest == 0.0
     finish = float(order.tau * (np.flatnonzero(slices)[-1] + 1)) if finished else math.nan
     if not finished:

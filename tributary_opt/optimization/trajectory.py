@@ -327,6 +327,13 @@ class _Order:
         else:
             problem = self.problem(risk_aversion, volume_profile) if problem is None else problem
             cost = schedule_cost(problem, trade_sizes, holdings)
+            if (trade_sizes > (limit := convexity_limit(problem))).any():
+                said.append(
+                    f"a slice of {trade_sizes.max():g} contracts is beyond n* = {limit.min():g}, up to which the power "
+                    'law is convex under permanent="paper": larger slices look cheaper than they are; take '
+                    'permanent="midprice"'
+                )
+                status = SolveStatus.BEYOND_CONVEXITY if status == SolveStatus.OK else status
             expected_cost, cost_variance = self._in_range(cost)
             if shape is not None and shape.sums is not None and self.impact_law == "linear" and volume_profile is None:
                 expected_cost, cost_variance = self._closed_cost(shape.sums)
