@@ -14,6 +14,7 @@ from tributary_opt.optimization.frontier import efficient_frontier, plot_frontie
 from tributary_opt.optimization.problem import Problem, market_problem, schedule_cost
 from tributary_opt.optimization.risk import (
     risk_aversion_from_cost,
+    risk_aversion_from_cost_bps,
     risk_aversion_from_decay_time,
     risk_aversion_from_half_life,
     risk_aversion_from_lvar,
@@ -118,6 +119,91 @@ def test_unreachable_targets_are_refused_with_the_range() -> None:
         risk_aversion_from_share_done(paper(), 0.5, 9)
 
 
+@pytest.mark.parametrize(
+    "name", ["a thousandth of the volume", "a millionth of it", "a quiet one", "a thousand times it"]
+)
+def test_frontier_ends_with_everything_at_once_whatever_the_first_slice_is(name: str) -> None:
+    volume, variance = np.ones(24), np.ones(24)
+    if name == "a quiet one":
+        variance[0] = 1e-4
+    else:
+        volume[0] = {"a thousandth of the volume": 1e-3, "a millionth of it": 1e-6}.get(name, 1e3)
+    profile = {"volume_profile": volume, "variance_profile": variance}
+    problem = market_problem(
+        1000.0, 1.0, eta=1e-5, gamma=1e-6, sigma=0.5, epsilon=0.01, horizon=1.0, n_steps=24, **profile
+    )
+    f = efficient_frontier(problem)
+    assert f.holdings[-1, 1] / f.holdings[-1, 0] == pytest.approx(1e-6, rel=0.01)
+    at_once = np.append(1000.0, np.zeros(23))
+    assert f.expected_cost[-1] == pytest.approx(float(schedule_cost(problem, at_once).expected_cost), rel=1e-5)
+
+
+def test_share_by_a_time_and_budget_in_bps_go_there_and_back() -> None:
+    for problem in (paper(12), by_the_hour(), square_root()):
+        horizon = float(problem.tau.sum())
+        for lam in (1e-7, 1e-6, 3e-5):
+            figures = risk_figures(replace(problem, risk_aversion=np.asarray(lam)), price=50.0)
+            for by in (0.03 * horizon, 0.25 * horizon, 0.333 * horizon, horizon / 2):
+                share = figures.share_done_by(by)
+                found = risk_aversion_from_share_done(problem, share, by=by)
+                assert found.achieved == pytest.approx(share, rel=1e-9)
+                assert found.risk_aversion == pytest.approx(lam, rel=1e-8 * max(found.condition, 1.0))
+            bps = figures.expected_cost / float(problem.order_size) / 50.0 * 1e4
+            assert figures.expected_cost_bps == pytest.approx(bps, rel=1e-15)
+            budget = risk_aversion_from_cost_bps(problem, bps, 50.0)
+            assert budget.achieved == pytest.approx(bps, rel=1e-12)
+            assert budget.risk_aversion == pytest.approx(lam, rel=1e-8 * max(budget.condition, 1.0))
+        after = risk_aversion_from_share_done(problem, figures.share_done[2], 3)
+        until = risk_aversion_from_share_done(problem, figures.share_done[2], by=figures.time[2])
+        assert until.risk_aversion == pytest.approx(after.risk_aversion, rel=1e-9)
+    assert math.isnan(risk_figures(paper()).expected_cost_bps)
+    for wrong in ({}, {"after_slice": 1, "by": 1.0}):
+        with pytest.raises(ValueError, match="exactly one of after_slice and by"):
+            risk_aversion_from_share_done(paper(), 0.5, **wrong)  # type: ignore[arg-type]
+    for by in (0.0, 5.1, math.nan):
+        with pytest.raises(ValueError, match="by must be > 0 and within the horizon of 5 days"):
+            risk_aversion_from_share_done(paper(), 0.5, by=by)
+    with pytest.raises(TypeError):
+        risk_aversion_from_share_done(paper(), 0.5, 1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="price must be finite and > 0"):
+        risk_aversion_from_cost_bps(paper(), 5.0, 0.0)
+
+
+def test_where_no_choice_is_left_every_risk_aversion_does_it() -> None:
+    one = paper(1)
+    for found in (
+        risk_aversion_from_half_life(one, float(one.tau[0]) / 2),
+        risk_aversion_from_cost(one, risk_figures(one).expected_cost),
+        risk_aversion_from_share_done(one, 1.0, 1),
+    ):
+        assert (found.risk_aversion, found.condition) == (0.0, math.inf)
+
+
+def test_volatility_near_the_ends_of_the_range_has_the_same_figures() -> None:
+    """Its square leaves the range of doubles, which no figure needs."""
+    ordinary = market_problem(1.0, 1.0, eta=1.0, gamma=0, sigma=1.0, epsilon=0, horizon=5.0, n_steps=5)
+    loud = market_problem(1.0, 1e-300, eta=1e20, gamma=0, sigma=1e160, epsilon=0, horizon=5.0, n_steps=5)
+    figures, same = risk_figures(ordinary), risk_figures(loud)
+    assert same.decay_time == pytest.approx(figures.decay_time, rel=1e-12)
+    assert same.half_life == pytest.approx(figures.half_life, rel=1e-12)
+    assert risk_aversion_from_half_life(loud, same.half_life).risk_aversion == pytest.approx(1e-300, rel=1e-9)
+    assert risk_aversion_from_decay_time(loud, same.decay_time).risk_aversion == pytest.approx(1e-300, rel=1e-12)
+    quiet = market_problem(1.0, 1e300, eta=1e-40, gamma=0, sigma=1e-170, epsilon=0, horizon=5.0, n_steps=5)
+    assert risk_figures(quiet).decay_time == pytest.approx(figures.decay_time, rel=1e-12)
+
+
+def test_problems_without_an_optimum_say_why() -> None:
+    short = replace(paper(), cap=np.full(5, 100.0))
+    curved = market_problem(
+        1e8, 1e-6, eta=2.5e-6, gamma=2.5e-7, sigma=0.95, epsilon=0.0, horizon=5.0, n_steps=5, impact_law="power",
+        alpha=0.5, reference_rate=5e4, permanent="paper",
+    )  # fmt: skip
+    for problem, why in ((short, r"the caps have room for 500 of 1e\+06 contracts"), (curved, r"n\* = 2\.8125e\+06")):
+        for ask in (risk_figures, efficient_frontier, lambda p: risk_aversion_from_half_life(p, 1.0)):
+            with pytest.raises(ValueError, match=f"no optimal schedule: .*{why}"):
+                ask(problem)
+
+
 FRONTIERS = {
     "paper": paper(),
     "fifty": paper(50),
@@ -135,7 +221,7 @@ def test_frontier_is_monotone_and_every_chord_lies_between_its_lambdas(problem: 
     """From κT = 0.05 to x_1/X = 1e-6, and from TWAP to the first of them: strictly, with no slack for rounding."""
     f = efficient_frontier(problem, points)
     assert f.risk_aversion[0] == 0
-    assert f.holdings[-1, 1] / f.holdings[-1, 0] == pytest.approx(1e-6, rel=0.01) or problem.impact.std() > 0
+    assert f.holdings[-1, 1] / f.holdings[-1, 0] == pytest.approx(1e-6, rel=0.01)
     assert (np.diff(f.expected_cost) > 0).all()
     assert (np.diff(f.cost_variance) < 0).all()
     assert (np.diff(f.cost_sd) < 0).all()

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from tributary_opt.optimization.arguments import FloatArray, _floats, _in_range
 from tributary_opt.optimization.problem import Problem, schedule_cost
-from tributary_opt.optimization.risk import _means, _one
+from tributary_opt.optimization.risk import _has_schedule, _means, _one
 from tributary_opt.optimization.solver import solve
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def efficient_frontier(
     problem : Problem
         One, not a batch.
     n_points : int
-        Points beside TWAP, spaced evenly in log λ from κT = 0.05 to where all but a millionth is done at once. [-]
+        Points beside TWAP, spaced evenly in log λ from κT = 0.05 to where all but a millionth is done in the first
+        slice that trades (as far as its cap allows). [-]
     risk_aversion : array_like, shape (L,), optional
         The λ's to take instead, rising. [1/currency]
     level : float
@@ -74,13 +75,16 @@ def efficient_frontier(
     if risk_aversion is None:
         if n_points < 2:
             raise ValueError(f"n_points must be >= 2, got {n_points}")
-        a, s, _, k = _means(problem)
-        if not s > 0:
+        a, mean_sd, _, k = _means(problem)
+        if not mean_sd > 0:
             raise ValueError("the frontier is one point where sigma is 0")
-        unit = a * float(problem.order_size) ** (k - 1.0) / s
-        # The risk m of κT = 0.05, and of x_1/X = 1e-6: there a whole slice's marginal cost, (k+1) a, is 2λs x_1.
-        grid = np.geomspace((0.05 / problem.n_steps) ** (1.0 + k), 1e6 * (1.0 + k) / 2.0, n_points)
-        lam = np.concatenate([[0.0], unit * grid])
+        # The risk m of κT = 0.05, and of x_1/X = 1e-6: there the marginal cost of the whole order in one slice,
+        # (k+1) a_1, is 2λ s_1 x_1, a and s being those of the first slice that trades and the first risk after it.
+        first = int(np.argmax(problem.cap > 0))
+        risky = float(problem.slice_sd[first + int(np.argmax(problem.slice_sd[first:] > 0))])
+        slow = max(float(problem.impact[first]) / a * (mean_sd / risky if risky > 0 else 1.0) ** 2, 1e-6)
+        grid = np.geomspace((0.05 / problem.n_steps) ** (1.0 + k), 1e6 * (1.0 + k) / 2.0 * slow, n_points)
+        lam = np.concatenate([[0.0], a * float(problem.order_size) ** (k - 1.0) / mean_sd / mean_sd * grid])
     else:
         lam = _floats("risk_aversion", risk_aversion)
         if lam.ndim != 1 or not _in_range(lam).all() or (np.diff(lam) <= 0).any():
@@ -94,8 +98,7 @@ def efficient_frontier(
     }
     many = Problem(risk_aversion=lam, permanent=problem.permanent, **per_order, **per_slice)
     solution = solve(many)
-    if (solution.status != 0).any():
-        raise ValueError(f"the problem has no optimal schedule (status {int(solution.status.max())})")
+    _has_schedule(problem, solution)
     cost = schedule_cost(many, solution.slices, solution.holdings)
     # Where schedules differ by less than rounding, so do E and V, in either direction: there they stay as they were.
     expected = np.maximum.accumulate(cost.expected_cost)
@@ -114,8 +117,9 @@ def efficient_frontier(
 
 
 def _knee(sd: FloatArray, expected: FloatArray) -> int:
-    wide, tall = float(np.ptp(sd)), float(np.ptp(expected))
-    if wide == 0 or tall == 0:
+    with np.errstate(invalid="ignore"):  # a variance beyond the range of doubles
+        wide, tall = float(np.ptp(sd)), float(np.ptp(expected))
+    if not (0 < wide < np.inf and 0 < tall < np.inf):
         return 0
     return int(np.argmin((sd - sd.min()) / wide + (expected - expected.min()) / tall))
 

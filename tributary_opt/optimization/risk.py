@@ -8,20 +8,22 @@ and its variance are monotone in λ; it is found on log λ by safeguarded regula
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tributary_opt.optimization.arguments import FloatArray
-from tributary_opt.optimization.closed_form import _half_steps
-from tributary_opt.optimization.problem import Problem, schedule_cost
-from tributary_opt.optimization.solver import solve
+from tributary_opt.optimization.closed_form import SolveStatus, _half_steps
+from tributary_opt.optimization.problem import Problem, convexity_limit, schedule_cost
+from tributary_opt.optimization.solver import Solution, solve
 
 __all__ = [
     "RiskChoice",
     "RiskFigures",
     "risk_aversion_from_cost",
+    "risk_aversion_from_cost_bps",
     "risk_aversion_from_decay_time",
     "risk_aversion_from_half_life",
     "risk_aversion_from_lvar",
@@ -43,7 +45,13 @@ class RiskFigures:
     cost_sd: float  #: √V. [currency]
     tangency: float  #: λ_v = 2λ√V: the L-VaR level for which this schedule is the best (A-C eq. 22). [-]
     lvar: float  #: E + λ_v √V. [currency]
-    share_done: FloatArray  #: share of the order done after each slice, shape (N,). [-]
+    time: FloatArray  #: end of each slice, shape (N,). [day]
+    share_done: FloatArray  #: share of the order done by then, shape (N,). [-]
+    expected_cost_bps: float  #: E in bps of arrival notional; NaN without a price. [bps]
+
+    def share_done_by(self, time: float) -> float:
+        """Share of the order done by a time, straight within a slice. [-]"""
+        return float(np.interp(time, np.append(0.0, self.time), np.append(0.0, self.share_done)))
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,14 @@ class RiskChoice:
     condition: float  #: |d log λ / d log target| of its schedule-dependent part: digits of λ lost to the target's. [-]
 
 
-def risk_figures(problem: Problem) -> RiskFigures:
-    """Decay time, half-life, cost, risk and L-VaR level of one problem's optimal schedule at its own λ."""
+def risk_figures(problem: Problem, price: float = math.nan) -> RiskFigures:
+    """Decay time, half-life, cost, risk and L-VaR level of one problem's optimal schedule at its own λ.
+
+    With the arrival price of a contract the cost is in bps too.
+    """
     _one(problem)
     solution = solve(problem)
-    if solution.status != 0:
-        raise ValueError(f"the problem has no optimal schedule (status {int(solution.status)})")
+    _has_schedule(problem, solution)
     cost = schedule_cost(problem, solution.slices, solution.holdings)
     sd, lam = math.sqrt(float(cost.cost_variance)), float(problem.risk_aversion)
     expected = float(cost.expected_cost)
@@ -73,7 +83,9 @@ def risk_figures(problem: Problem) -> RiskFigures:
         cost_sd=sd,
         tangency=level,
         lvar=expected + level * sd,
+        time=np.cumsum(problem.tau),
         share_done=1.0 - solution.holdings[1:] / float(problem.order_size),
+        expected_cost_bps=expected / (float(problem.order_size) * price) * 1e4,
     )
 
 
@@ -85,8 +97,8 @@ def risk_aversion_from_decay_time(problem: Problem, decay_time: float) -> RiskCh
     _one(problem)
     if not (math.isfinite(decay_time) and decay_time > 0):
         raise ValueError(f"decay_time must be finite and > 0, got {decay_time:g}: inf is TWAP, risk_aversion 0")
-    a, s, tau, k = _means(problem)
-    if not s > 0:
+    a, sd, tau, k = _means(problem)
+    if not sd > 0:
         raise ValueError("no risk_aversion gives a decay time where sigma is 0: every schedule is that of lambda = 0")
     ratio = tau / decay_time
     if k == 1.0:
@@ -94,10 +106,10 @@ def risk_aversion_from_decay_time(problem: Problem, decay_time: float) -> RiskCh
             raise ValueError(
                 f"decay_time must be at least {tau / 1400.0:g} days for steps of {tau:g}, got {decay_time:g}"
             )
-        root = 2.0 * math.sinh(0.5 * ratio)
-        lam = root * root * a / s
+        root = 2.0 * math.sinh(0.5 * ratio) * math.sqrt(a) / sd
+        lam = root * root
     else:
-        lam = ratio ** (k + 1.0) * k * a * float(problem.order_size) ** (k - 1.0) / s
+        lam = ratio ** (k + 1.0) * k * a * float(problem.order_size) ** (k - 1.0) / sd / sd
     if not math.isfinite(lam):
         raise ValueError(f"the risk_aversion of decay_time {decay_time:g} is beyond the double range")
     condition = (ratio / math.tanh(0.5 * ratio)) if k == 1.0 else k + 1.0
@@ -109,16 +121,35 @@ def risk_aversion_from_half_life(problem: Problem, half_life: float) -> RiskChoi
     return _find(problem, half_life, lambda p, h, _: _half_life(p, h), "half_life", 0.0)
 
 
-def risk_aversion_from_share_done(problem: Problem, share: float, after_slice: int) -> RiskChoice:
-    """λ whose schedule has the share `share` of the order done after so many slices."""
-    if not 1 <= after_slice <= problem.n_steps:
-        raise ValueError(f"after_slice must be from 1 to n_steps = {problem.n_steps}, got {after_slice}")
+def risk_aversion_from_share_done(
+    problem: Problem, share: float, after_slice: int | None = None, *, by: float | None = None
+) -> RiskChoice:
+    """λ whose schedule has the share `share` of the order done after so many slices, or by a time. [-], [day]
+
+    Within a slice the order is done evenly.
+    """
+    if (after_slice is None) == (by is None):
+        raise ValueError("give exactly one of after_slice and by")
+    _one(problem)
+    if by is None:
+        assert after_slice is not None
+        whole, part = operator.index(after_slice), 0.0
+        if not 1 <= whole <= problem.n_steps:
+            raise ValueError(f"after_slice must be from 1 to n_steps = {problem.n_steps}, got {after_slice}")
+    else:
+        ends = np.cumsum(problem.tau)
+        if not 0 < by <= ends[-1] * (1.0 + _ROUNDING):
+            raise ValueError(f"by must be > 0 and within the horizon of {ends[-1]:g} days, got {by:g}")
+        whole = min(int(np.searchsorted(ends, by)), problem.n_steps - 1)
+        part = min(1.0 - float((ends[whole] - by) / problem.tau[whole]), 1.0)
 
     def done(p: Problem, holdings: FloatArray, slices: FloatArray) -> float:
-        size = float(p.order_size)
-        if holdings[after_slice] < 0.5 * size:
-            return 1.0 - float(holdings[after_slice]) / size
-        return math.fsum(slices[:after_slice]) / size
+        size, left = float(p.order_size), float(holdings[whole])
+        if part:
+            left = (1.0 - part) * left + part * float(holdings[whole + 1])
+        if left < 0.5 * size:
+            return 1.0 - left / size
+        return math.fsum([*slices[:whole], part * slices[whole] if part else 0.0]) / size
 
     return _find(problem, share, done, "share_done", 0.0)
 
@@ -126,8 +157,8 @@ def risk_aversion_from_share_done(problem: Problem, share: float, after_slice: i
 def risk_aversion_from_cost(problem: Problem, expected_cost: float) -> RiskChoice:
     """λ whose schedule is expected to cost `expected_cost`: the least risk that the budget buys. [currency]
 
-    A budget in bps of notional is ``bps * 1e-4 * order_size * price``. What every schedule pays, spread and γX²/2, is
-    taken off before comparing: the part that the schedule decides about is met to 1e-9.
+    What every schedule pays, spread and γX²/2, is taken off before comparing: the part that the schedule decides about
+    is met to 1e-9. `risk_aversion_from_cost_bps` has the budget in bps.
     """
     _one(problem)
     fixed = _fixed_cost(problem)
@@ -141,6 +172,16 @@ def risk_aversion_from_cost(problem: Problem, expected_cost: float) -> RiskChoic
 
     found = _find(problem, expected_cost - fixed, cost, "expected_cost", fixed)
     return replace(found, achieved=found.achieved + fixed)
+
+
+def risk_aversion_from_cost_bps(problem: Problem, cost_bps: float, price: float) -> RiskChoice:
+    """λ whose schedule is expected to cost so many bps of the order at its arrival price. [bps], [currency/contract]"""
+    _one(problem)
+    if not (math.isfinite(price) and price > 0):
+        raise ValueError(f"price must be finite and > 0, got {price:g}: the arrival price of a contract")
+    bps = 1e-4 * float(problem.order_size) * price
+    found = risk_aversion_from_cost(problem, cost_bps * bps)
+    return replace(found, achieved=found.achieved / bps)
 
 
 def risk_aversion_from_lvar(problem: Problem, level: float) -> RiskChoice:
@@ -166,24 +207,46 @@ def _one(problem: Problem) -> None:
         raise ValueError(f"one problem is needed, got a batch of shape {problem.shape}: take one with problem.take(i)")
 
 
+def _has_schedule(problem: Problem, solution: Solution) -> None:
+    """Refuse problems without an optimum, saying why."""
+    status = SolveStatus(int(np.max(solution.status)))
+    if status == SolveStatus.OK:
+        return
+    room, size = float(np.minimum(problem.cap, problem.order_size).sum()), float(problem.order_size)
+    limit = float(convexity_limit(problem).min())
+    why = {
+        SolveStatus.INFEASIBLE: f"the caps have room for {room:g} of {size:g} contracts: trade longer or less",
+        SolveStatus.BEYOND_CONVEXITY: f"a slice may be larger than n* = {limit:g}, up to which the power law is convex "
+        'under permanent="paper": take permanent="midprice", or cap the slices',
+        SolveStatus.TWAP_ETA_TILDE: "an a_j (eta - gamma*tau/2 over tau) is not > 0: take more, shorter steps, or "
+        'permanent="midprice"',
+        SolveStatus.NOT_CONVERGED: "none was found that can be trusted",
+    }.get(status, "a number of it is out of range: `Problem.of` says which")
+    raise ValueError(f"the problem has no optimal schedule: {why}")
+
+
 def _means(problem: Problem) -> tuple[float, float, float, float]:
-    """Mean a (as the inverse of the mean ease), s and τ, and k."""
+    """Mean a (as the inverse of the mean ease), root of the mean s, mean τ, and k."""
     k, usable = float(problem.exponent), problem.cap > 0
     a = problem.impact[usable]
     if not (a > 0).all():
         raise ValueError("the problem has no minimum (an a_j <= 0), so no risk_aversion chooses among its schedules")
     mean = float(np.mean(usable * 1.0 * np.where(usable, problem.impact, 1.0) ** (-1.0 / k))) ** -k
-    return mean, float(problem.risk.mean()), float(problem.tau.mean()), k
+    largest = float(problem.slice_sd.max())
+    unit = largest if largest > 0 else 1.0  # squares of the sd itself may leave the range
+    sd = unit * math.sqrt(float(np.square(problem.slice_sd / unit).mean()))
+    return mean, sd, float(problem.tau.mean()), k
 
 
 def _decay_time(problem: Problem) -> float:
-    a, s, tau, k = _means(problem)
+    a, sd, tau, k = _means(problem)
     lam = float(problem.risk_aversion)
-    if lam == 0 or s == 0:
+    if lam == 0 or sd == 0:
         return math.inf
+    root = math.sqrt(lam) / math.sqrt(a) * sd
     if k == 1.0:
-        return tau / (2.0 * math.asinh(0.5 * math.sqrt(lam * s / a)))
-    return float(tau * (k * a * float(problem.order_size) ** (k - 1.0) / (lam * s)) ** (1.0 / (k + 1.0)))
+        return tau / (2.0 * math.asinh(0.5 * root))
+    return float(tau * (k * float(problem.order_size) ** (k - 1.0) / root / root) ** (1.0 / (k + 1.0)))
 
 
 def _half_life(problem: Problem, holdings: FloatArray) -> float:
@@ -206,22 +269,21 @@ def _find(
 ) -> RiskChoice:
     """Solve measure(λ) = target on log λ: the measure is monotone in λ."""
     _one(problem)
-    a, s, _, k = _means(problem)
+    a, sd, _, k = _means(problem)
     size = float(problem.order_size)
     # `at` is the log of a λ that makes the dimensionless risk e^at.
-    if s > 0:
-        unit = math.log(a) + (k - 1.0) * math.log(size) - math.log(s)
+    if sd > 0:
+        unit = math.log(a) + (k - 1.0) * math.log(size) - 2.0 * math.log(sd)
 
     def at(log_risk: float | None) -> tuple[float, float]:
         lam = 0.0 if log_risk is None else math.exp(min(max(log_risk + unit, -700.0), 700.0))
         p = replace(problem, risk_aversion=np.asarray(lam))
         solution = solve(p)
-        if solution.status != 0:
-            raise ValueError(f"the problem has no optimal schedule (status {int(solution.status)})")
+        _has_schedule(problem, solution)
         return measure(p, solution.holdings, solution.slices), lam
 
     neutral, _ = at(None)
-    if not s > 0:
+    if not sd > 0:
         raise ValueError(f"{name} is {neutral + shown:g} whatever the risk_aversion: sigma is 0")
     low, high = -60.0, 120.0 + 4.0 * math.log(problem.n_steps)
     if name == "level":
@@ -232,7 +294,9 @@ def _find(
     least, most = min(neutral, last), max(neutral, last)
     # A target at an end of the range, but for the rounding of whoever computed it, is that end.
     inside = min(max(target, min(first, last)), max(first, last)) if math.isfinite(target) else math.nan
-    if abs(target - neutral) <= _ROUNDING * abs(neutral) and not min(first, last) <= target <= max(first, last):
+    # So is every λ where the schedule leaves no choice.
+    outside = not min(first, last) <= target <= max(first, last)
+    if abs(target - neutral) <= _ROUNDING * abs(neutral) and (outside or first == last):
         return RiskChoice(0.0, neutral, math.inf)
     if not abs(target - inside) <= _ROUNDING * abs(inside):
         raise ValueError(
