@@ -523,13 +523,40 @@ def test_power_law_rows_are_those_of_the_single_order_api() -> None:
         assert row["expected_cost"] == pytest.approx(t.params["expected_cost"], rel=1e-12)
 
 
-def test_power_law_beyond_its_convexity_is_infeasible_and_the_baselines_stay() -> None:
-    steep = market(gamma=1.0)
-    out = precompute(parameters(steep), Grid(impact_law="power", permanent="paper", n_steps=4), AS_OF)
-    optimal = out["strategy"].isin(BY_LEVEL)
-    assert set(out.loc[optimal, "status"]) == {"infeasible"}
-    assert out.loc[optimal, "remaining"].isna().all()
+def test_power_law_beyond_its_convexity_has_no_optimum_and_baselines_say_so_too() -> None:
+    """Everything at once looked a thousand times cheaper than TWAP, and was `ok`."""
+    steep, gentle = market("a", gamma=1.0), market("b", gamma=1e-12)
+    out = precompute(parameters(steep, gentle), Grid(impact_law="power", permanent="paper", n_steps=4), AS_OF)
+    optimal, a = out["strategy"].isin(BY_LEVEL), out["market_id"] == "a"
+    assert set(out.loc[a, "status"]) == {"beyond_convexity"}
+    assert out.loc[optimal & a, ["expected_cost", "remaining"]].isna().all(axis=None)
     assert out.loc[~optimal, "expected_cost"].notna().all()
+    assert set(out.loc[~a, "status"]) == {"ok"}
+
+
+def test_baselines_that_break_the_caps_say_so() -> None:
+    """A trader who may do a tenth of the volume must not find TWAP `ok` at a fifth of it."""
+    grid = Grid(n_steps=24, order_sizes_pct_adv=(1.0, 9.0, 11.0), max_participation=0.10)
+    p = many()
+    out = precompute(p, grid, AS_OF).set_index("market_id")
+    volume = p.set_index("market_id")
+    seen = set()
+    for strategy in ("market_order", "twap", "vwap"):
+        for market_id, row in out[out["strategy"] == strategy].iterrows():
+            slices, of = -np.diff(row["remaining"]), volume.loc[market_id]
+            by_volume = row["cost_profile"] == "volume" or of["volume_profile"] is not None
+            w = weights(of["volume_profile"] if by_volume else None, of["calendar"], row["horizon"], grid.n_steps)
+            caps = 0.1 * of["adv"] * w
+            broken = bool((slices > caps * (1 + 1e-9)).any())
+            kept = bool((slices <= caps * (1 - 1e-9)).all())
+            seen.add((strategy, broken))
+            assert not (broken and row["status"] != "over_cap"), (strategy, market_id)
+            assert not (kept and row["status"] == "over_cap"), (strategy, market_id)
+    assert ("market_order", True) in seen
+    assert {("twap", True), ("vwap", True), ("vwap", False)} <= seen
+    half = precompute(p, Grid(n_steps=4, max_slice=0.3), AS_OF)
+    assert set(half.loc[half["strategy"] == "market_order", "status"]) == {"over_cap"}
+    assert set(half.loc[half["strategy"] == "twap", "status"]) == {"ok"}
 
 
 def test_search_that_does_not_end_is_no_infeasible_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,7 +566,7 @@ def test_search_that_does_not_end_is_no_infeasible_schedule(monkeypatch: pytest.
     monkeypatch.setattr(night, "solve", partial(night.solve, most_sweeps=2))
     out = precompute(parameters(market()), grid, AS_OF).set_index(KEYS)
     lost = out["status"] == "not_converged"
-    assert set(whole["status"]) == {"ok", "infeasible"}
+    assert set(whole["status"]) == {"ok", "infeasible", "over_cap"}
     assert lost.any()
     assert set(out.index[lost].get_level_values("strategy")) == {"almgren_chriss_capped"}
     assert (whole.loc[lost, "status"] == "ok").all()

@@ -25,7 +25,7 @@ from tributary_opt.market_data.profile import slice_weights
 from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
 from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.optimization.night import fixed_grid, solve_grid
-from tributary_opt.optimization.problem import Problem, market_problem
+from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem
 from tributary_opt.settings import Grid
 
 ALMGREN_CHRISS, VOLUME_TIME, CAPPED = "almgren_chriss", "almgren_chriss_volume_time", "almgren_chriss_capped"
@@ -39,7 +39,6 @@ _PROBLEMS = 8_192
 _REFUSED = (
     SolveStatus.BAD_INPUT,
     SolveStatus.INFEASIBLE,
-    SolveStatus.BEYOND_CONVEXITY,
     # An urgency that no λ in the double range gives has none to store.
     SolveStatus.RISK_AVERSION_OUT_OF_RANGE,
 )
@@ -205,11 +204,29 @@ class _Horizon:
         """A schedule that no λ decides about."""
         holdings, expected_cost, variance, half_life = fixed_grid(problem, shares, held)
         level = np.full((1, 1, 1), risk_aversion)
+        traded = problem.order_size[..., np.newaxis] * shares
+        beyond = over = np.zeros((1, 1, 1), dtype=bool)
+        if self.grid.impact_law == "power" and self.grid.convention == "paper":
+            beyond = (traded > convexity_limit(problem)).any(axis=-1)
+        if self.grid.capped:
+            over = (traded > self._caps() * (1.0 + 4.0 * np.finfo(float).eps)).any(axis=-1)
         return {
             **{"risk_aversion": level, "urgency": level, "kappa": level, "decay_time": np.full((1, 1, 1), np.nan)},
             **{"half_life": half_life, "expected_cost": expected_cost, "cost_variance": variance},
-            **{"solve_status": np.zeros((1, 1, 1), dtype=np.int8), "remaining": holdings},
+            **{"solve_status": np.where(beyond, SolveStatus.BEYOND_CONVEXITY, SolveStatus.OK), "over_cap": over},
+            "remaining": holdings,
         }
+
+    def _caps(self) -> np.ndarray:
+        """What the grid's limits leave each slice, shape (markets, 1, sizes, slices). [contracts]"""
+        caps = np.full((len(self.p), 1, self.sizes.shape[1], self.grid.n_steps), np.inf)
+        if self.grid.max_participation is not None:
+            w = self.profile["volume_profile"]
+            volume = self.volume[:, np.newaxis] * w / w.sum(axis=1, keepdims=True)
+            caps = np.minimum(caps, self.grid.max_participation * volume[:, np.newaxis, np.newaxis, :])
+        if self.grid.max_slice is not None:
+            caps = np.minimum(caps, self.grid.max_slice * self.sizes[:, np.newaxis, :, np.newaxis])
+        return caps
 
     # --- what all have -----------------------------------------------------------------------------------------
 
@@ -238,6 +255,8 @@ class _Horizon:
         status[~inside] = "price_out_of_range"
         # No cap or market is to blame where the search did not end: another status, so that nobody looks for one.
         status[np.broadcast_to(solved == SolveStatus.NOT_CONVERGED, inside.shape)] = "not_converged"
+        status[np.broadcast_to(columns.pop("over_cap", False), inside.shape)] = "over_cap"
+        status[np.broadcast_to(solved == SolveStatus.BEYOND_CONVEXITY, inside.shape)] = "beyond_convexity"
         refused = np.isin(solved, _REFUSED) | of_market(self.over)
         status[np.broadcast_to(refused, inside.shape)] = "infeasible"
         columns["status"] = status

@@ -606,6 +606,16 @@ PARAMETERS: Final = Table(
     "MONTH",
 )
 
+TRAJECTORY_STATUSES: Final = (
+    "ok",
+    "twap_eta_tilde",
+    "price_out_of_range",
+    "infeasible",
+    "not_converged",
+    "beyond_convexity",
+    "over_cap",
+)
+
 TRAJECTORIES: Final = Table(
     "ac_trajectories",
     "one execution schedule with its cost and risk; the same for a buy and a sell",
@@ -621,7 +631,7 @@ TRAJECTORIES: Final = Table(
         _int("size_ix", "place of the order size in the grid"),
         _int("risk_ix", "place of the risk level in the grid; -1 for a strategy without one"),
         _int("horizon_ix", "place of the horizon in the grid"),
-        _symbol("status", "ok | twap_eta_tilde | price_out_of_range | infeasible | not_converged"),
+        _symbol("status", " | ".join(TRAJECTORY_STATUSES)),
         _symbol("calendar", "24/7 or an exchange's code; a day is one of its trading days"),
         _double("day_hours", "h", "length of the newest trading day used"),
         _double("order_size", "contracts", "size of the order"),
@@ -769,5 +779,3 @@ PARAMETER_REASONS: Final = (
     "no_volatility",
 )
 """Why a market is refused, complete. Where several hold, the first of this order stands in the row."""
-
-TRAJECTORY_STATUSES: Final = ("ok", "twap_eta_tilde", "price_out_of_range", "infeasible", "not_converged")

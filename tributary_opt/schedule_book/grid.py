@@ -15,7 +15,7 @@ from tributary_opt import schema
 Key = tuple[str, str]
 """market_id, token_id"""
 
-_UNSOLVED = ("infeasible", "not_converged")
+_UNSOLVED = ("infeasible", "not_converged", "beyond_convexity")
 
 _KEYS = ("run_id", "market_id", "token_id")
 TEXTS = ("strategy", "status", "permanent", "impact_law", "cost_profile")
