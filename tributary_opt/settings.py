@@ -191,7 +191,12 @@ class LawPrior(_Choice):
     """The default law before any tape: cost = half-spread + 1/2 permanent + b sigma |X/(V T)|^beta."""
 
     b: float = Field(0.142, gt=0, le=100, description="Prefactor of the temporary part (Almgren et al. 2005) [-]")
-    b_level_sd: float = Field(0.4, gt=0, le=5, description="Log-sd of its level in all markets together [-]")
+    b_level_sd: float = Field(
+        0.75,
+        gt=0,
+        le=5,
+        description="Log-sd of its level in all markets together: as far as the square-root laws are from it [-]",
+    )
     b_market_sd: float = Field(0.3, ge=0, le=5, description="Log-sd from market to market [-]")
     beta: float = Field(0.60, ge=0.3, le=1, description="Exponent of the trading rate [-]")
     beta_sd: float = Field(0.04, gt=0, le=1, description="Its standard deviation [-]")

@@ -56,9 +56,19 @@ def test_without_own_orders_the_law_is_as_wide_as_the_prior_and_moves_with_the_r
     permanent, permanent_sd = found.permanent()
     np.testing.assert_allclose(eta, 0.142 * 0.01**0.6 * np.array([1.0, 2.0]), rtol=1e-12)
     np.testing.assert_allclose(permanent, 0.314 * np.array([1.0, 4.0]), rtol=1e-12)
-    prior_sd = np.sqrt(0.5**2 + (0.04 * np.log(100)) ** 2)
+    prior_sd = np.sqrt(0.75**2 + 0.3**2 + (0.04 * np.log(100)) ** 2)
     np.testing.assert_allclose(eta_sd, [prior_sd, np.hypot(prior_sd, 0.15)], rtol=1e-12)
     np.testing.assert_allclose(permanent_sd, [1.0, np.hypot(1.0, 0.3)], rtol=1e-12)
+
+
+def test_the_prior_reaches_as_far_as_square_root_laws_do() -> None:
+    """Two literatures price the same order four times apart: an interval that leaves one of them out is too narrow."""
+    found = law(PRIOR, np.zeros(1), np.zeros(1))
+    temporary, sd = found.temporary(0.01)
+    permanent = 0.5 * found.permanent()[0] * 0.01
+    square_root = 2 / 3 * 0.7 * np.sqrt(0.01)  # mean of the path, Y = 0.7; a day's 1 % of ADV, in units of σ
+    assert temporary + permanent < 0.25 * square_root
+    assert temporary * np.exp(1.96 * sd) + permanent >= square_root
 
 
 def drawn_laws(rng: np.random.Generator, n_draws: int, n_orders: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,7 +102,8 @@ def test_own_executions_recover_b_beta_and_the_permanent_part_with_the_coverage_
     assert (np.abs(coverage - 0.95) < 2 * np.sqrt(0.95 * 0.05 / 300)).all(), coverage
     assert (np.abs(z.mean(axis=0)) < 3 / np.sqrt(300)).all(), z.mean(axis=0)
     # Orders did say something: b and the permanent part are narrower than their priors.
-    assert (np.median(sd[:, [0, 2]], axis=0) < [0.42, 0.95]).all(), np.median(sd, axis=0)
+    of_prior = np.hypot([0.75, 0.8], [0.3, 0.6])
+    assert (np.median(sd[:, [0, 2]], axis=0) < [0.6, 0.95] * of_prior).all(), np.median(sd, axis=0)
 
 
 @pytest.mark.parametrize(("seed", "n", "b", "g"), [(1, 200, 0.142, 0.314), (2, 200, 0.3, 0.02), (3, 200, 0.142, 4.0)])
@@ -102,7 +113,7 @@ def test_posterior_is_that_of_draws_from_the_prior_weighed_by_their_likelihood(
     """An oracle without quadrature: 20,000 draws of φ, and every order's bivariate normal density at each of them."""
     orders = executions(np.random.default_rng(seed), n, b, 0.6, g)
     found = found_law(orders)
-    sd = np.hypot([0.4, 0.04, 0.8], [0.3, 0.0, 0.6])
+    sd = np.hypot([0.75, 0.04, 0.8], [0.3, 0.0, 0.6])
     phi = np.array([np.log(0.142), 0.6, np.log(0.314)]) + np.random.default_rng(0).normal(size=(20_000, 3)) * sd
     side = np.where(orders["side"] == "buy", 1.0, -1.0)
     cost = (side * (orders["average_price"] - 50.0) - 0.01).to_numpy() / 0.5
