@@ -1,32 +1,39 @@
 """One market from tape to parameters, as six pictures: the plots of docs/calibration.md.
 
-    python benchmarks/calibration_example.py --out calibration_example.png     (needs the [plot] extra)
+    python benchmarks/calibration_example.py [--home demo-data] [--market ID] --out calibration_example.png
 
-A hundred synthetic markets, thirty days, whose truth is known; the picture is of one with a middling tape.
+Needs the [plot] extra. The tape is the demo's, ticks in QuestDB whose truth is known; where there is no demo yet it is
+made first, in two minutes. What is drawn is what the night read and calibrated. Without --market it is one whose own
+tape says about nine tenths of what is known of its response, and its peers the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from datetime import date
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from calibration import tape
 
 from tributary_opt import schema
-from tributary_opt.calibration.impact_evidence import ImpactEvidence, moments
+from tributary_opt.calibration.impact_evidence import ImpactEvidence
 from tributary_opt.calibration.least_squares import t_quantile
-from tributary_opt.calibration.parameters import calibrate
-from tributary_opt.settings import CalibrationRules
+from tributary_opt.calibration.parameters import together
+from tributary_opt.demo import run_demo
+from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.night import Choices, open_night
+from tributary_opt.settings import CalibrationRules, from_environment
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days: pd.DataFrame, out: Path) -> None:
-    """The six panels of one market, the i-th of `impact`; `days` are its market days."""
+def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, day: date, out: Path) -> None:
+    """The six panels of one market, the i-th of `impact`; `truth` is what its ticks were drawn from."""
     figure, axes = plt.subplots(2, 3, figsize=(16, 8.5), constrained_layout=True)
     unit = row["sigma"] / row["adv"]
     minutes, t = np.array(schema.IMPACT_BUCKETS), t_quantile(impact.n_effective[i] - 1)
@@ -41,7 +48,7 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
     ax.fill_between(share, (slope[0] * flow - band) * bps, (slope[0] * flow + band) * bps, alpha=0.2)
     power = np.sign(flow) * impact.prefactor[i, 0] * np.abs(flow) ** impact.exponent[i, 0]
     ax.plot(share, power * bps, label=f"power law, exponent {impact.exponent[i, 0]:.2f}, aggressors as given")
-    ax.plot(share, truth["response"] * flow * bps, "k--", label="truth")
+    ax.plot(share, truth["gamma"] * flow * bps, "k--", label="truth")
     ax.set(xlabel="signed flow in 5 minutes [% of ADV]", ylabel="move of the mid [bps]", title="Response curve")
     ax.legend()
 
@@ -50,23 +57,20 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
     half = 1.96 * row["response_log_sd"]
     low, high = row["response_units"] * np.exp(-half), row["response_units"] * np.exp(half)
     ax.axhspan(low, high, alpha=0.2, label="with the peers, 95 %")
-    ax.axhline(truth["response"] / unit, color="k", ls="--", label="truth")
+    ax.axhline(truth["gamma"] / unit, color="k", ls="--", label="truth")
     ax.set(xscale="log", xticks=minutes, xticklabels=minutes, xlabel="bucket [min]", ylabel="response [σ/V]")
     ax.minorticks_off()
     ax.set_title("Response by bucket length")
     ax.legend()
 
     ax = axes[0, 2]
-    places = {name: k for k, name in enumerate(schema.IMPACT_MOMENTS)}
-    for k, length in enumerate(minutes):
-        sums = moments(days, length).sum(axis=0)
-        explained = np.array([sums[places[move]] ** 2 / sums[places[square]] for move, square in schema.IMPACT_POWER])
-        line = ax.plot(schema.IMPACT_EXPONENTS, explained / explained.max(), "o-", ms=4)
-        ax.axvline(impact.exponent[i, k], color=line[0].get_color(), ls=":")
-        found = f"{impact.exponent[i, k]:.2f} ± {impact.exponent_se[i, k]:.2f}"
-        line[0].set_label(f"{length} min: {impact.power_reason[i, k] or found}")
-    ax.set(xlabel="exponent d of |flow|", ylabel="squared moves explained, over the most")
-    ax.set_title("Profile of the exponent (truth: 1)")
+    hours = np.arange(24)
+    for name in ("volume", "variance"):
+        used, error = row[f"{name}_profile_used"], row[f"{name}_profile_error"]
+        label = f"{name}: {used}" + ("" if np.isnan(error) else f", {error:.2f} of flat's error")
+        ax.step(hours, np.asarray(row[f"{name}_profile"]) * 100, where="post", label=label)
+    ax.step(hours, truth_by_hour(truth, day) * 100, "k--", where="post", label="truth, both")
+    ax.set(xlabel="hour of the calendar's clock", ylabel="share of the day [%]", title="Profile", ylim=(0, None))
     ax.legend()
 
     ax = axes[1, 0]
@@ -77,7 +81,7 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
         ("posterior", -0.5 * (np.log(x / row["response_units"]) / row["response_log_sd"]) ** 2),
     ):
         ax.plot(x, np.exp(log_density), label=name)
-    ax.axvline(truth["response"] / unit, color="k", ls="--", label="truth")
+    ax.axvline(truth["gamma"] / unit, color="k", ls="--", label="truth")
     ax.set(xlabel="response [σ/V]", ylabel="density over its highest", title="Own tape and posterior")
     ax.legend()
 
@@ -107,29 +111,46 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, days:
     figure.savefig(out, dpi=110)
 
 
+def truth_by_hour(truth: pd.Series, day: date) -> np.ndarray:
+    """Share of the day's trades in each hour of the calendar's clock; moves follow it too."""
+    calendar = trading_calendar(truth["calendar"])
+    session = calendar.session(calendar.last_days(day, 1)[0])
+    weights = np.append(0.0, np.cumsum(json.loads(truth["profile"])))
+    minutes = pd.date_range(session.start, session.end, freq="min")
+    done = np.interp(np.linspace(0, 1, len(minutes)), np.linspace(0, 1, len(weights)), weights / weights[-1])
+    hour = calendar.hour_of_day(minutes[:-1].tz_localize(None).to_numpy())
+    return np.bincount(hour, weights=np.diff(done), minlength=24)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path("demo-data"))
+    parser.add_argument("--market")
     parser.add_argument("--out", type=Path, default=Path("calibration_example.png"))
-    out = parser.parse_args().out
-    truth, measured, days = tape(0, 100, 30, 0.9)
-    rows = calibrate(measured, CalibrationRules(), slice_days=5 / 1440)
-    i = int((rows["response_own"] - 0.9).abs().idxmin())
-    row = rows.iloc[i]
-    draw(row, truth.iloc[i], measured.impact, i, days[days["market_id"] == row["market_id"]], out)
-    names = [
-        "sigma",
-        "epsilon",
-        "sign_accuracy",
-        "response",
-        "response_se",
-        "response_units",
-        "response_relative",
-        "law_b",
-        "alpha",
-    ]
-    names += ["eta", "eta_low", "eta_high", "gamma", "gamma_low", "gamma_high", "model_risk", "strength", "grade"]
+    asked = parser.parse_args()
+    os.environ["TRIBUTARY_HOME"] = str(asked.home.absolute())
+    os.environ.setdefault("PREFECT_HOME", str(asked.home.absolute() / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    settings, choices = from_environment(), Choices()
+    if not (asked.home / "sample" / "truth.parquet").exists():
+        run_demo(settings, lambda step, done, total: print(f"{step}: {done} of {total}", end="\r", flush=True))
+    truths = pd.read_parquet(asked.home / "sample" / "truth.parquet").set_index(["market_id", "token_id"])
+    with open_night(settings) as night:
+        as_of = night.releases.current().as_of
+        seen = [night.measure(choices, as_of, chunk) for chunk in night.chunks(choices, as_of)]
+        rows = pd.concat([part.parameters for part in night.calibrate(choices, as_of, seen)], ignore_index=True)
+    impact = together([part.measured for part in seen]).impact
+    usable = (rows["status"] == "ok") & rows["folded_with"].isna() & (rows["response"] > 0)
+    chosen = (rows["response_own"].where(usable) - 0.9).abs().idxmin()
+    if asked.market:
+        chosen = rows.index[rows["market_id"] == asked.market][0]
+    row = rows.loc[chosen]
+    draw(row, truths.loc[(row["market_id"], row["token_id"])], impact, int(chosen), as_of, asked.out)
+    names = ["n_trades", "sigma", "sigma_se", "epsilon", "epsilon_se", "sign_accuracy", "response", "response_se"]
+    names += ["response_units", "response_relative", "law_b", "alpha", "eta", "eta_low", "eta_high"]
+    names += ["gamma", "gamma_low", "gamma_high", "model_risk", "strength", "grade"]
     print(row[["market_id", *names]].to_string(float_format="{:.4g}".format))
-    print(f"picture: {out}")
+    print(f"picture: {asked.out}")
 
 
 if __name__ == "__main__":
