@@ -21,6 +21,8 @@ class Buckets:
     r: np.ndarray
     y: np.ndarray
     block: np.ndarray
+    flow: np.ndarray | None = None
+    """What q was before its cap; None where it had none."""
 
     @property
     def signed(self) -> Buckets:
@@ -55,6 +57,7 @@ def moments(b: Buckets) -> dict[str, float]:
     out["block_qr_qr"] = sum(v * v for v in qr)
     out["block_qr_qq"] = sum(v * w for v, w in zip(qr, qq, strict=True))
     out["block_qq_qq"] = sum(v * v for v in qq)
+    out[schema.IMPACT_UNCAPPED] = float((q * (q if b.flow is None else b.flow)).sum())
     assert set(out) == set(schema.IMPACT_MOMENTS)
     return out
 

@@ -270,16 +270,20 @@ IMPACT_POWER: Final = tuple(
 IMPACT_BLOCK: Final = ("block_qr_qr", "block_qr_qq", "block_qq_qq")
 """Products of a block's own sums of qr and qq, summed over the blocks."""
 
+IMPACT_UNCAPPED: Final = "q_uncapped"
+"""Sum of q times the flow that it is within the cap: what the cap has taken from the slopes."""
+
 IMPACT_COUNTS: Final = {"n": "pairs", "m": "signed", "blocks": "blocks"}
 """Sums that are counts: whole numbers in columns of their own, `impact_5m_pairs` and so on."""
 
 IMPACT_SUMS: Final = tuple(
     name
-    for name in dict.fromkeys((*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK))
+    for name in dict.fromkeys(
+        (*IMPACT_RESPONSE, *IMPACT_DIRECT, *sum(IMPACT_POWER, ()), *IMPACT_BLOCK, IMPACT_UNCAPPED)
+    )
     if name not in IMPACT_COUNTS
 )
-"""What an `impact_*` array holds, in order: 36 sums. Four lengths, the cap and three sizes of compared sides make 148
-doubles a day."""
+"""What an `impact_*` array holds, in order: 37 sums. Four lengths and the cap make 149 doubles a day."""
 
 IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
 """All of them."""
@@ -288,8 +292,8 @@ _IMPACT = (
     _double(
         "flow_cap",
         "contracts",
-        "bound on the absolute signed flow of a 5-minute bucket in the impact sums, from the volume of earlier days; "
-        "null: no bound",
+        "bound on the absolute signed flow of a 5-minute bucket in the impact sums, from the volume of earlier days, "
+        "times the square root of its length for longer ones; null: no bound",
     ),
     *(
         column
@@ -308,7 +312,8 @@ _IMPACT = (
                 f"sums over those pairs, in the order {', '.join(IMPACT_SUMS)}: q is the second's signed flow within "
                 "flow_cap, r the move of the last mid, x is |q|, y = sign(q) (average price of the trades of that sign "
                 "- mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are products of the sums of one "
-                "block, summed over the blocks; null: no trade has a sign",
+                f"block, summed over the blocks; {IMPACT_UNCAPPED} is q times the flow without flow_cap; null: no "
+                "trade has a sign",
             ),
         )
     ),

@@ -19,7 +19,7 @@ def evidence(n_markets: int, **columns: ArrayLike) -> ImpactEvidence:
     arrays: dict[str, object] = {}
     for field in fields(ImpactEvidence):
         empty = np.zeros(shape) if field.name.startswith("n") else np.full(shape, np.nan)
-        arrays[field.name] = empty
+        arrays[field.name] = np.ones(shape) if field.name.endswith("uncapped") else empty
         if field.name in columns:
             arrays[field.name] = np.repeat(np.asarray(columns[field.name], dtype=float)[:, None], shape[1], axis=1)
         elif field.name.endswith("reason") or field.name == "cluster":

@@ -274,15 +274,16 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
     if not t["side"].isin(["buy", "sell"]).any():
         return {k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()}
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
-    flow = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
-    flow = flow if np.isnan(cap) else flow.clip(-cap, cap)
+    net = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
     out: dict[str, Any] = {}
     for minutes in IMPACT_MINUTES:
         length = f"{minutes}min"
         grid = pd.date_range(start.floor(length), end - pd.Timedelta(1, "us"), freq=length)
-        q = flow.groupby(flow.index.floor(length)).sum().reindex(grid, fill_value=0.0)
         clock = t["timestamp"].dt.floor(length)
-        q[q.abs() <= 1e-12 * t["size"].groupby(clock).sum().reindex(grid, fill_value=0.0)] = 0.0
+        flow = net.groupby(net.index.floor(length)).sum().reindex(grid, fill_value=0.0)
+        flow[flow.abs() <= 1e-12 * t["size"].groupby(clock).sum().reindex(grid, fill_value=0.0)] = 0.0
+        most = cap * (minutes / 5) ** 0.5
+        q = flow if np.isnan(cap) else flow.clip(-most, most)
         last = mids.groupby(mids.index.floor(length)).last().reindex(grid) if len(mids) else pd.Series(np.nan, grid)
         before, y = last.shift(), pd.Series(0.0, grid)
         for side, sign in (("buy", 1), ("sell", -1)):
@@ -292,6 +293,7 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
             y = y.where(np.sign(q) != sign, sign * (price.reindex(grid) - before))
         used = (last - before).notna()
         block = grid.floor("2h")[used].astype("int64").to_numpy()
-        pairs = Buckets(q[used].to_numpy(), (last - before)[used].to_numpy(), y[used].to_numpy(), block)
+        q, r, y, flow = (values[used].to_numpy() for values in (q, last - before, y, flow))
+        pairs = Buckets(q, r, y, block, flow)
         out |= columns(pairs, minutes)
     return out

@@ -62,7 +62,7 @@ class ImpactEvidence:
     """Root mean square of the mid's move. [price]"""
 
     slope: Floats
-    """Response: move of the mid per contract of signed flow, with an intercept. [price/contract]"""
+    """Response: move of the mid per contract of signed flow within the cap, with an intercept. [price/contract]"""
     slope_se: Floats
     slope_se_hc0: Floats
     slope_se_classical: Floats
@@ -73,6 +73,11 @@ class ImpactEvidence:
     r2: Floats
     reason: NDArray[np.object_]
     """Why there is no response; empty where there is one."""
+    uncapped: Floats
+    """Flow over flow within the cap, as the regression sees it, >= 1: the response per contract is `slope` over it.
+
+    With q the flow within the cap and f the flow itself, Σ qf / Σ q². slope / uncapped is Σ qr / Σ qf, an instrumental
+    variable's estimate: right where moves follow the whole flow, and no outlier counts for more than the cap. [-]"""
 
     n_direct: Floats
     """Buckets with signed flow. [-]"""
@@ -86,6 +91,8 @@ class ImpactEvidence:
     direct_eta_se: Floats
     direct_eta_se_hc0: Floats
     direct_reason: NDArray[np.object_]
+    direct_uncapped: Floats
+    """`uncapped` of the direct cost, with its intercept: Cov(|q|, |f|) / Var(|q|). [-]"""
 
     exponent: Floats
     """d of the power law, within the grid of `schema.IMPACT_EXPONENTS`. [-]"""
@@ -122,7 +129,9 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
         raise ValueError(f"weights must be one finite number >= 0 for each of {len(rows)} rows")
     days = _session_days(rows, group, n)
     parts = [
-        _of_length(moments(rows, minutes), group, n, w, minutes / 1440.0 / days) for minutes in schema.IMPACT_BUCKETS
+        _of_length(moments(rows, minutes), group, n, w, minutes / 1440.0 / days)
+        | _uncapped(moments(rows, minutes), _cap(rows, minutes), group, n, w)
+        for minutes in schema.IMPACT_BUCKETS
     ]
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     return ImpactEvidence(market[starts], token[starts], schema.IMPACT_BUCKETS, **columns)
@@ -139,6 +148,35 @@ def moments(rows: pd.DataFrame, minutes: int) -> Floats:
         for i, called in enumerate(schema.IMPACT_COUNTS.values()):
             out[have, i] = rows[f"impact_{minutes}m_{called}"].to_numpy(dtype=float)[have]
     return out
+
+
+def _cap(rows: pd.DataFrame, minutes: int) -> Floats:
+    """Bound on the flow of a bucket of this length, by row; inf where there is none. [contracts]"""
+    cap = rows["flow_cap"].to_numpy(dtype=float) if "flow_cap" in rows else np.full(len(rows), np.nan)
+    return np.where(np.isnan(cap), np.inf, cap * np.sqrt(minutes / schema.IMPACT_BUCKETS[0]))
+
+
+def _uncapped(
+    rows: Floats, cap: Floats, group: NDArray[np.int64], n: int, weights: Floats | None
+) -> dict[str, NDArray[Any]]:
+    """What the flow is over what the cap left of it, for both lines.
+
+    q (f - q) is the cap times what lies beyond it: so Σ |f| = Σ |q| + Σ q (f - q) / cap.
+    """
+    w = np.ones(len(rows)) if weights is None else weights
+    qq, product = rows[:, _PLACE["qq"]], rows[:, _PLACE[schema.IMPACT_UNCAPPED]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beyond = np.where(cap > 0, np.maximum(product - qq, 0.0) / cap, 0.0)
+        m, x, all_x, squares, products = (
+            sums(group, w * of, n)
+            for of in (rows[:, _PLACE["m"]], rows[:, _PLACE["x"]], rows[:, _PLACE["x"]] + beyond, qq, product)
+        )
+        ratio = products / squares
+        centred = (products - x * all_x / m) / (squares - x * x / m)
+    return {
+        name: np.where(np.isfinite(of), np.maximum(of, 1.0), 1.0)
+        for name, of in (("uncapped", ratio), ("direct_uncapped", centred))
+    }
 
 
 def _session_days(rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Floats:

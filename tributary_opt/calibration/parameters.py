@@ -328,7 +328,8 @@ def _response(measured: Measured, minutes: int, unit: FloatArray, sides: Sides) 
     i = schema.IMPACT_BUCKETS.index(minutes)
     impact, bucket = measured.impact, np.full(len(unit), i)
     corrected = Corrected(measured.statistics, impact, sides, bucket)
-    slope, se = corrected.response(impact.slope[:, i], impact.slope_se[:, i])
+    uncapped = impact.uncapped[:, i]
+    slope, se = corrected.response(impact.slope[:, i] / uncapped, impact.slope_se[:, i] / uncapped)
     return _estimate(impact, slope, se, impact.n_effective, bucket, unit, impact.reason)
 
 
@@ -341,7 +342,10 @@ def _direct(
     nearest = np.abs(wanted[:, None] - np.log(lengths)).argmin(axis=1)
     row = np.arange(len(unit))
     corrected = Corrected(measured.statistics, impact, sides, nearest)
-    value, se = corrected.direct_cost(impact.direct_eta[row, nearest], impact.direct_eta_se[row, nearest])
+    uncapped = impact.direct_uncapped[row, nearest]
+    value, se = corrected.direct_cost(
+        impact.direct_eta[row, nearest] / uncapped, impact.direct_eta_se[row, nearest] / uncapped
+    )
     effective, reason = impact.n_direct_effective, impact.direct_reason
     return _estimate(impact, value, se, effective, nearest, unit, reason), lengths[nearest]
 

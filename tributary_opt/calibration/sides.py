@@ -188,7 +188,8 @@ class Corrected:
     def __init__(self, statistics: pd.DataFrame, impact: ImpactEvidence, sides: Sides, bucket: NDArray[np.int64]):
         lengths = np.array(schema.IMPACT_BUCKETS, dtype=float)
         self._sides = sides
-        self._seen = impact.flow_rms[np.arange(len(statistics)), bucket] ** 2
+        row = np.arange(len(statistics))
+        self._seen = impact.flow_rms[row, bucket] ** 2 * impact.uncapped[row, bucket]
         self._minutes = lengths[bucket]
         self._squares = statistics["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
         self._day = statistics["day_hours"].to_numpy(dtype=float) * 60.0

@@ -7,6 +7,7 @@ used, while sums in units of each day's own volume could not be added.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,31 +37,33 @@ def impact_columns(
         Last two-sided mid of each 5-minute bucket; NaN without one. [price]
     buys, sells : volume and notional of the trades of that side, same shape each [contracts], [contracts price]
     cap : ndarray, shape (markets,)
-        Bound on a bucket's absolute signed flow; NaN where there is none. [contracts]
+        Bound on a 5-minute bucket's absolute signed flow, which that of longer ones follows as the root of their
+        length; NaN where there is none. [contracts]
     signed : ndarray, shape (markets,)
         Whether any trade has a side: without one the array is None and the counts are 0.
     """
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
-    flow = np.clip(buys[0] - sells[0], -bound, bound)
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
     columns: dict[str, NDArray[np.object_] | NDArray[np.int32]] = {}
     for minutes in schema.IMPACT_BUCKETS:
         first = groups(minutes)
-        q = np.add.reduceat(flow, first, axis=1)
+        flow = np.add.reduceat(buys[0] - sells[0], first, axis=1)
         # The server adds doubles in an order of its own: what is left of balanced flow is no flow, and has no sign.
-        q[np.abs(q) <= 1e-12 * np.add.reduceat(buys[0] + sells[0], first, axis=1)] = 0.0
+        flow[np.abs(flow) <= 1e-12 * np.add.reduceat(buys[0] + sells[0], first, axis=1)] = 0.0
+        longest = bound * math.sqrt(minutes / schema.IMPACT_BUCKETS[0])
+        q = np.clip(flow, -longest, longest)
         newest = np.maximum.reduceat(np.where(np.isfinite(mid), np.arange(mid.shape[1]), -1), first, axis=1)
         last = np.where(newest >= 0, np.take_along_axis(mid, np.maximum(newest, 0), axis=1), np.nan)
         buy, sell = (_average(*(np.add.reduceat(v, first, axis=1) for v in side)) for side in (buys, sells))
 
         r = np.diff(last, axis=1)
         used = np.isfinite(r)
-        q, r = np.where(used, q[:, 1:], 0.0), np.where(used, r, 0.0)
+        q, flow, r = (np.where(used, values, 0.0) for values in (q[:, 1:], flow[:, 1:], r))
         y = np.where(q > 0, buy[:, 1:] - last[:, :-1], np.where(q < 0, last[:, :-1] - sell[:, 1:], 0.0))
         # Where each block begins among the pairs; a pair belongs to the block of its second bucket.
         block_of = np.searchsorted(blocks, first[1:], side="right")
         starts = np.flatnonzero(np.diff(block_of, prepend=-1))
-        sums = _sums(used, q, r, y, starts)
+        sums = _sums(used, q, r, y, starts) | {schema.IMPACT_UNCAPPED: (q * flow).sum(axis=1)}
         for name, called in schema.IMPACT_COUNTS.items():
             columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)
         arrays = np.stack([sums[name] for name in schema.IMPACT_SUMS], axis=1)
@@ -73,7 +76,7 @@ def _average(volume: _Floats, notional: _Floats) -> _Floats:
 
 
 def _sums(used: NDArray[np.bool_], q: _Floats, r: _Floats, y: _Floats, starts: NDArray[np.int64]) -> dict[str, _Floats]:
-    """Each of `IMPACT_MOMENTS`, one number a market."""
+    """Each of `IMPACT_MOMENTS` but the last, one number a market."""
     x, qq, qr, rr, yy, xy = np.abs(q), q * q, q * r, r * r, y * y, np.abs(q) * y
     side_r = np.sign(q) * r
     of: dict[str, NDArray[np.generic]] = {
