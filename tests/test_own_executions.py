@@ -79,12 +79,14 @@ def test_table_of_own_orders_moves_the_law_and_its_bad_rows_are_left_out_with_a_
     assert empty["eta"] == prior["eta"]
 
     send(db, "own_executions", orders(1_000, b=0.5))
-    bad = orders(5, b=0.5, adv=np.nan, sigma=np.nan, epsilon=np.nan).assign(order_id=[f"bad {i}" for i in range(5)])
+    bad = orders(7, b=0.5, adv=np.nan, sigma=np.nan, epsilon=np.nan).assign(order_id=[f"bad {i}" for i in range(7)])
     bad.loc[0, "side"] = "short"
     bad.loc[1, "size"] = -1.0
     bad.loc[2, "average_price"] = np.nan
     bad.loc[3, "size"] = 0.0
     bad.loc[4, "market_id"] = None
+    bad.loc[5, ["market_id", "token_id"]] = "elsewhere"
+    bad.loc[6, "arrival_price"] = 10_000.0
     late = orders(1_000, b=50.0).assign(decided_at=pd.Timestamp(AS_OF, tz="UTC") + pd.Timedelta(days=1))
     late["decided_at"] = late["decided_at"].dt.as_unit("us")
     send(db, "own_executions", bad)
@@ -97,9 +99,11 @@ def test_table_of_own_orders_moves_the_law_and_its_bad_rows_are_left_out_with_a_
     assert row["law_b_sd"] < 0.5 * prior["law_b_sd"]
     assert row["eta"] > 2 * prior["eta"]
     assert report.run.run_id != without.run.run_id
-    assert (run["own_orders"], run["own_orders_refused"]) == (1_005, 5)
+    assert (run["own_orders"], run["own_orders_refused"]) == (1_007, 7)
     assert json.loads(run["own_orders_reasons"]) == {
         "average_price must be finite and > 0": 1,
+        "cost and move must be below 10 times volatility, impact and half-spread": 1,
+        "its market and token must be in the window": 1,
         "market_id must not be empty": 1,
         "side must be buy or sell": 1,
         "size must be finite and > 0": 2,
@@ -108,6 +112,23 @@ def test_table_of_own_orders_moves_the_law_and_its_bad_rows_are_left_out_with_a_
 
     again, same, _ = night(db, tmp_path)
     assert (again.run.run_id, same["eta"]) == (report.run.run_id, row["eta"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_file_with_the_time_of_decision_keeps_later_orders_out_of_an_earlier_night(
+    db: QuestDB, tmp_path: Path, suffix: str
+) -> None:
+    load(db, *ticks())
+    rows, file = orders(100, b=0.5), tmp_path / f"orders.{suffix}"
+    rows.loc[60:, "decided_at"] = pd.Timestamp("2024-03-06T09:00:00Z")
+
+    def used(table: pd.DataFrame) -> tuple[int, int]:
+        table.to_csv(file, index=False) if suffix == "csv" else table.to_parquet(file)
+        _, row, run = night(db, tmp_path, executions_file=file)
+        return int(row["own_orders"]), int(run["own_orders"])
+
+    assert used(rows) == (60, 60)
+    assert used(rows.drop(columns="decided_at")) == (100, 100)
 
 
 def test_table_under_another_name_and_with_other_columns_is_read(db: QuestDB, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import tributary_opt
 from tributary_opt import schema
 from tributary_opt.calibration.drift import with_drift
 from tributary_opt.calibration.impact_evidence import impact_evidence
-from tributary_opt.calibration.own_executions import checked, split
+from tributary_opt.calibration.own_executions import checked, decided_before, left_out, split
 from tributary_opt.calibration.parameters import Measured, calibrate
 from tributary_opt.calibration.parameters import together as all_markets
 from tributary_opt.market_data.calendars import trading_calendar
@@ -117,6 +117,15 @@ class OwnOrders:
     n: int = 0
     refused: tuple[tuple[str, int], ...] = ()
     """Rules that rows broke, and how many did."""
+
+    def without(self, rows: pd.DataFrame) -> OwnOrders:
+        """With rows left out as well, each with its `reason`, which is logged."""
+        counts = rows["reason"].value_counts().sort_index()
+        for reason, n in counts.items():
+            first = rows[rows["reason"] == reason].iloc[0]
+            which = f"order {first['order_id']}" if "order_id" in rows else f"of market {first['market_id']}"
+            _LOG.warning("own executions: %d rows left out, %s; the first is %s", n, reason, which)
+        return replace(self, refused=(*self.refused, *((str(reason), int(n)) for reason, n in counts.items())))
 
 
 @dataclass
@@ -295,6 +304,8 @@ class Night:
             return []
         slice_days = choices.grid.horizons[0] / choices.grid.n_steps
         parameters = calibrate(all_markets(parts), choices.calibration, slice_days=slice_days, executions=executions)
+        if executions is not None:
+            own = own.without(left_out(executions, parameters))
         if before is not None:
             then = self.releases.read(schema.PARAMETERS, before.as_of, before.run_id).to_pandas()
             parameters = with_drift(parameters, then, choices.calibration.half_life_days)
@@ -390,21 +401,17 @@ class Night:
     def _executions(self, as_of: date) -> tuple[pd.DataFrame | None, OwnOrders]:
         """Own parent orders of the file, else of the table. A file is somebody's work and refused whole; of a table,
         which something else writes, rows that break a rule are left out, counted and logged."""
-        path = self.settings.executions_file
+        path, end = self.settings.executions_file, datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        end += timedelta(days=1)
         if path is not None:
             rows = checked(pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path))
-            return rows, OwnOrders(len(rows))
-        table = self.source.own_executions(datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC) + timedelta(days=1))
+            rows = decided_before(rows, end)
+            return rows if len(rows) else None, OwnOrders(len(rows))
+        table = self.source.own_executions(end)
         if table is None:
             return None, OwnOrders()
         sound, refused = split(table.to_pandas())
-        reasons = refused["reason"].value_counts().sort_index()
-        for rule, n in reasons.items():
-            first = refused[refused["reason"] == rule].iloc[0]
-            _LOG.warning("own executions: %d rows left out, %s; the first is order %s", n, rule, first["order_id"])
-        return sound if len(sound) else None, OwnOrders(
-            table.num_rows, tuple((str(rule), int(n)) for rule, n in reasons.items())
-        )
+        return sound if len(sound) else None, OwnOrders(table.num_rows).without(refused)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

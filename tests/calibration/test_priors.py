@@ -14,6 +14,7 @@ from tributary_opt.calibration.priors import law
 from tributary_opt.settings import LawPrior
 
 PRIOR = LawPrior()
+PRICE = 500.0  # so high that no price falls to 0 where costs are 30 times as noisy as volatility says
 
 
 def executions(
@@ -34,10 +35,10 @@ def executions(
             "market_id": "M",
             "side": np.where(side > 0, "buy", "sell"),
             "size": size,
-            "arrival_price": 50.0,
-            "average_price": 50.0 + side * cost,
+            "arrival_price": PRICE,
+            "average_price": PRICE + side * cost,
             "duration": duration,
-            "post_price": 50.0 + side * 0.5 * permanent + 0.5 * after,
+            "post_price": PRICE + side * 0.5 * permanent + 0.5 * after,
             "post_duration": duration + 0.5,
         }
     )
@@ -116,8 +117,8 @@ def test_posterior_is_that_of_draws_from_the_prior_weighed_by_their_likelihood(
     sd = np.hypot([0.75, 0.04, 0.8], [0.3, 0.0, 0.6])
     phi = np.array([np.log(0.142), 0.6, np.log(0.314)]) + np.random.default_rng(0).normal(size=(20_000, 3)) * sd
     side = np.where(orders["side"] == "buy", 1.0, -1.0)
-    cost = (side * (orders["average_price"] - 50.0) - 0.01).to_numpy() / 0.5
-    move = side * (orders["post_price"] - 50.0).to_numpy() / 0.5
+    cost = (side * (orders["average_price"] - PRICE) - 0.01).to_numpy() / 0.5
+    move = side * (orders["post_price"] - PRICE).to_numpy() / 0.5
     log = np.zeros(len(phi))
     for x, t, until, j, i in zip(
         orders["size"] / 1e6, orders["duration"], orders["post_duration"], cost, move, strict=True
@@ -181,3 +182,35 @@ def test_table_of_executions_that_breaks_a_rule_is_refused_with_column_rule_and_
     bad.loc[2, "post_duration"] = 0.0
     with pytest.raises(ValueError, match="post_duration must be >= duration"):
         checked(bad)
+    bad = good.copy()
+    bad.loc[1, "post_price"] = 0.0
+    with pytest.raises(ValueError, match="post_price must be finite and > 0, or empty; row 2 of 3"):
+        checked(bad)
+
+
+@pytest.mark.parametrize("column", ["arrival_price", "average_price", "post_price"])
+@pytest.mark.parametrize("n", [20, 400])
+def test_one_typing_error_moves_no_law(column: str, n: int) -> None:
+    """One price with its point two digits off, of a few orders and of many: the law is that of the others."""
+    one = pd.Series(["M"])
+    market = np.array([1e6]), np.array([0.5]), np.array([0.01])
+    orders = executions(np.random.default_rng(6), n, 0.142, 0.6, 0.314)
+    wrong = orders.copy()
+    wrong.loc[7, column] *= 100.0
+    expected, found = orders_of(orders.drop(index=7), one, one, *market), orders_of(wrong, one, one, *market)
+    assert expected is not None
+    assert found is not None
+    for field in fields(Orders):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+
+
+def test_no_order_of_a_large_and_dear_desk_is_called_a_typing_error() -> None:
+    """b and g three standard deviations above the literature's, orders of up to a day's volume in a fifth of a day."""
+    rng, one = np.random.default_rng(7), pd.Series(["M"])
+    orders = executions(rng, 5_000, 0.142 * np.exp(1.5), 0.6, 0.314 * np.exp(3.0))
+    orders["size"] *= 10.0
+    part = 0.5 * (0.314 * np.exp(3.0) / 2 * 0.9 + 0.142 * np.exp(1.5) * (10**0.6 - 1)) * orders["size"] / 1e6
+    orders["average_price"] += np.where(orders["side"] == "buy", 1.0, -1.0) * part
+    known = orders_of(orders, one, one, np.array([1e6]), np.array([0.5]), np.array([0.01]))
+    assert known is not None
+    assert len(known.market) == 5_000

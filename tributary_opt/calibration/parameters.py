@@ -137,8 +137,11 @@ def calibrate(
     known = np.isfinite(felt.log_mean) & np.isfinite(center)
     relative = np.where(known, felt.log_mean - center, 0.0)
     relative_sd = np.where(known, felt.log_sd, 0.0)
-    orders = orders_of(executions, out["market_id"], out["token_id"], np.where(ok, adv, np.nan), sd, eps)
-    cost = law(rules.law, relative, relative_sd, orders)
+    # An order in a refused market says something where it brings its own units; ones are none.
+    volume, volatility, half_spread = (np.where(ok, array, np.nan) for array in (adv, sigma.value, rule.epsilon))
+    place = _series(out, ok)
+    orders = orders_of(executions, out["market_id"], out["token_id"], volume, volatility, half_spread, place)
+    cost = law(rules.law, relative, relative_sd, orders).at(place)
     rate = rules.reference_rate_pct / 100.0
     temporary, temporary_sd = cost.temporary(rate)
     permanent, permanent_sd = cost.permanent()
@@ -387,6 +390,19 @@ def _is_second_of_a_pair(markets: pd.DataFrame) -> NDArray[np.bool_]:
     other = markets["folded_with"].astype(object)
     first = other.isna() | (markets["token_id"].astype(object) < other.where(other.notna(), ""))
     return ~first.to_numpy(dtype=bool)
+
+
+def _series(markets: pd.DataFrame, ok: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The row of each row's series: its own, or of two tokens that were folded into one that of the first."""
+    second = np.flatnonzero(_is_second_of_a_pair(markets))
+    out = np.arange(len(markets))
+    if len(second):
+        keys = pd.MultiIndex.from_frame(markets[["market_id", "token_id"]])
+        pairs = markets.iloc[second]
+        first = keys.get_indexer(pd.MultiIndex.from_arrays([pairs["market_id"], pairs["folded_with"]]))
+        both = (first >= 0) & ok[first] & ok[second]
+        out[second[both]] = first[both]
+    return out
 
 
 def either(holds: np.ndarray, this: object, that: object) -> np.ndarray:

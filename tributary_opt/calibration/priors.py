@@ -2,7 +2,7 @@
 
     J = ½ g σ (X/V) + b σ |X/(V T)|^β        I = g σ (X/V)
 
-J is the realised cost per contract of an order of X contracts over T days, half-spread and fee taken off, I the move it
+J is the realised cost per contract of an order of X contracts over T days, half-spread taken off, I the move it
 leaves behind; V is the daily volume, σ the volatility per √day. φ = (log b, β, log g) has a prior. A public tape does
 not identify it: flow that everybody sees is informed, and its level is not an own order's. What a tape can say is how
 strongly one market answers compared with its peers, and that moves b and g without making them any surer.
@@ -20,7 +20,7 @@ and the spread of g is wide enough for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,12 @@ class Law:
     own_orders: NDArray[np.int64]  #: executions of the user in this market, shape (M,). [-]
     noise: float  #: variance of the executions' costs over what σ²T/3 says; 1 without any. [-]
     any_orders: bool  #: whether any execution moved the law. [-]
+
+    def at(self, place: NDArray[np.int64]) -> Law:
+        """The law with each market's φ taken from a place among the markets."""
+        return replace(
+            self, mean=self.mean[place], covariance=self.covariance[place], own_orders=self.own_orders[place]
+        )
 
     def temporary(self, rate: float) -> tuple[FloatArray, FloatArray]:
         """b·rate^β, in units of σ, and the standard deviation of its logarithm; rate in V per day. Each shape (M,)."""
