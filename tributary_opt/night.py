@@ -308,7 +308,7 @@ class Night:
             own = own.without(left_out(executions, parameters))
         if before is not None:
             then = self.releases.read(schema.PARAMETERS, before.as_of, before.run_id).to_pandas()
-            parameters = with_drift(parameters, then, choices.calibration.half_life_days)
+            parameters = with_drift(parameters, then, _last_days, choices.calibration.half_life_days)
         context = _joined([before.run_id if before else "", "" if executions is None else _frame_digest(executions)])
         if unknown := sorted(set(choices.markets) - set(parameters["market_id"])):
             _LOG.warning("no row in the window for %s: misspelt, or without a trade or a quote", ", ".join(unknown))
@@ -547,6 +547,10 @@ def _session_end(code: str, window: Window) -> datetime | None:
     days = window.days[code]
     session = trading_calendar(code).session(days[-1]) if days else None
     return session.end if session else None
+
+
+def _last_days(code: str, day: date, n: int) -> list[date]:
+    return trading_calendar(code).last_days(day, n)
 
 
 def _once(parameters: pd.DataFrame) -> pd.Series:

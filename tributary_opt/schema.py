@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Raised when a published table changes; stands in the pointer row and in every Parquet file."""
 
 MAX_STEPS: Final = 1_000
@@ -244,8 +244,9 @@ def _time(name: str, meaning: str) -> Column:
 
 _MARKET = (_symbol("market_id", "the market"), _symbol("token_id", "the instrument within the market"))
 
-PARAMETER_DRIFTS: Final = ("epsilon", "eta", "gamma", "sigma")
-"""Parameters whose change against the release before is a z-score in the row."""
+PARAMETER_DRIFTS: Final = ("adv", "epsilon", "eta", "gamma", "sigma")
+"""Parameters whose change against the release before is a z-score in the row. The spread's is that of epsilon; of alpha
+the tape says nothing, so that nothing of it can drift."""
 
 IMPACT_BUCKETS: Final = (5, 15, 30, 60)
 """Bucket lengths of the impact sums. [minutes]"""

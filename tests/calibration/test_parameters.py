@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import date, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_rule import END, SOUND
 
 from tributary_opt.calibration.drift import with_drift
 from tributary_opt.calibration.parameters import Measured, calibrate, together
+from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.settings import CalibrationRules
 
@@ -165,15 +167,22 @@ def test_eta_and_gamma_of_the_rule_and_the_tape_are_published_where_asked_for() 
             np.testing.assert_array_equal(rows[name], law[f"{name}_{method}"])
 
 
+def every_day(code: str, day: date, n: int) -> list[date]:
+    """The last n days of a calendar of 24 hours a day."""
+    return [day - timedelta(days=i) for i in reversed(range(n))]
+
+
 def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     before = calibrate(panel(), LAW)
     now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1))
-    now["sigma"] = before["sigma"] * 1.1
-    z = with_drift(now, before)["sigma_drift_z"]
+    now["sigma"], now["adv"] = before["sigma"] * 1.1, before["adv"] / 1.1
+    z = with_drift(now, before, every_day)["sigma_drift_z"]
     expected = np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(2 / 30))
     np.testing.assert_allclose(z, expected, rtol=1e-12)
-    assert (with_drift(now, before)["eta_drift_z"] == 0).all()
-    other = with_drift(now, before.assign(method="rule"))
+    of_adv = -np.log(1.1) / (now["adv_se"] / now["adv"] * np.sqrt(2 / 30))
+    np.testing.assert_allclose(with_drift(now, before, every_day)["adv_drift_z"], of_adv, rtol=1e-12)
+    assert (with_drift(now, before, every_day)["eta_drift_z"] == 0).all()
+    other = with_drift(now, before.assign(method="rule"), every_day)
     assert other[["sigma_drift_z", "eta_drift_z"]].isna().all().all()
 
 
@@ -186,8 +195,34 @@ def test_drift_is_measured_in_errors_of_weighted_means(half_life: float, days: i
     for row, oldest in enumerate((days, 0)):
         weights[row, oldest : oldest + 30] = 0.5 ** (np.arange(29, -1, -1) / half_life)
     ratio = np.sum((weights[0] - weights[1]) ** 2) / np.sum(weights[0] ** 2)
-    z = with_drift(now, before, half_life)["sigma_drift_z"]
+    z = with_drift(now, before, every_day, half_life)["sigma_drift_z"]
     np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(ratio)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("gap", [1, 2, 5])
+def test_drift_over_a_weekend_is_that_of_the_trading_days_between(gap: int) -> None:
+    """Friday to Monday is one trading day of an exchange, as Monday to Tuesday is."""
+    monday = date(2024, 3, 4)
+    sessions = trading_calendar("XNYS").last_days(monday + timedelta(days=30), 40)
+    found = []
+    for end in (monday, monday + timedelta(days=1)):
+        earlier = sessions[sessions.index(end) - gap]
+        before = calibrate(panel(n=12), LAW).assign(calendar="XNYS", window_end=pd.Timestamp(earlier, tz="UTC"))
+        now = before.assign(window_end=pd.Timestamp(end, tz="UTC"), sigma=before["sigma"] * 1.1)
+        z = with_drift(now, before, lambda code, day, n: trading_calendar(code).last_days(day, n))["sigma_drift_z"]
+        expected = np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(2 * gap / 30))
+        np.testing.assert_allclose(z, expected, rtol=1e-12)
+        found.append(z)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+def test_drift_of_windows_of_different_length_is_in_the_errors_of_their_means() -> None:
+    """A market seen for 10 days, then for 11: a mean of 11 against that of 10 of them."""
+    before = calibrate(panel(n=12), LAW).assign(n_days=10)
+    now = before.assign(n_days=11, window_end=before["window_end"] + pd.Timedelta(days=1), sigma=before["sigma"] * 1.1)
+    share = (1 / 11**2 + 10 * (1 / 10 - 1 / 11) ** 2) / (1 / 11)
+    z = with_drift(now, before, every_day)["sigma_drift_z"]
+    np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(share)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.7])
