@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from tributary_opt import schema
 from tributary_opt.demo import fill_if_empty
-from tributary_opt.night import run_night
-from tributary_opt.settings import QuestDBServer, Settings
+from tributary_opt.night import Choices, run_night
+from tributary_opt.settings import CalibrationRules, QuestDBServer, Settings
 from tributary_opt.storage import parquet
 from tributary_opt.storage.questdb import QuestDB
 
@@ -63,3 +66,41 @@ def test_as_of_is_the_newest_complete_day_whatever_the_clock_says(settings: Sett
     early = datetime.combine(newest.date(), datetime.min.time(), UTC)
     assert run_night(settings, dry_run=True, now=early).plan.as_of < newest.date()
     assert isinstance(report.plan.as_of, date)
+
+
+def test_second_night_measures_its_drift_against_the_first(settings: Settings, db: QuestDB) -> None:
+    last = run_night(settings, dry_run=True).plan.as_of
+    first = run_night(settings, as_of=last - timedelta(days=1))
+    second = run_night(settings, as_of=last)
+    drifts = [f"{name}_drift_z" for name in schema.PARAMETER_DRIFTS]
+    assert first.parameters[drifts].isna().all().all()
+    ok = (first.parameters["status"] == "ok") & (second.parameters["status"] == "ok")
+    assert ok.any()
+    assert np.isfinite(second.parameters.loc[ok, drifts]).all().all()
+
+
+def test_half_life_is_a_setting_that_reaches_volume_volatility_and_drift(settings: Settings, db: QuestDB) -> None:
+    last = run_night(settings, dry_run=True).plan.as_of
+    decayed = Choices(calibration=CalibrationRules(half_life_days=2.0))
+    run_night(settings, decayed, as_of=last - timedelta(days=1))
+    night, even = run_night(settings, decayed, as_of=last), run_night(settings, as_of=last, dry_run=True)
+    assert night.run.run_id != even.run.run_id
+    days = db.query("SELECT day, market_id, token_id, volume FROM ac_market_days").to_pandas()
+    days["weight"] = 0.5 ** ((pd.Timestamp(last, tz="UTC") - days["day"]) / pd.Timedelta(days=2))
+    p, flat = (of.parameters.set_index(["market_id", "token_id"]) for of in (night, even))
+    p, both = p[p["n_days"] == 2], 1.0 + 0.5**0.5
+    assert (p["sigma"] != flat.loc[p.index, "sigma"]).all()
+    for key, row in p.iterrows():
+        mine = days[(days["market_id"] == key[0]) & (days["token_id"] == key[1])]
+        assert row["adv"] == pytest.approx((mine["volume"] * mine["weight"]).sum() / both, rel=1e-12)
+    # Shares of the newer and the older day in the mean of both, and in that of the night before.
+    a, b = np.array([1.0, 0.5**0.5]) / both, np.array([0.0, 1.0])
+    before = db.query(f"SELECT * FROM ac_parameters WHERE as_of = '{last - timedelta(days=1)}'").to_pandas()
+    before = before.set_index(["market_id", "token_id"])
+    ok = p.index[(p["status"] == "ok") & (before.loc[p.index, "status"] == "ok")]
+    share = ((a - b) ** 2).sum() / (a**2).sum()
+    for key in ok:
+        now, then = p.loc[key], before.loc[key]
+        expected = np.log(now["adv"] / then["adv"]) / (now["adv_se"] / now["adv"] * share**0.5)
+        assert now["adv_drift_z"] == pytest.approx(expected, rel=1e-9)
+    assert len(ok)
