@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tick_tables import book, load, trade
 
 from tributary_opt import schema
 from tributary_opt.demo import fill_if_empty
 from tributary_opt.night import Choices, run_night
-from tributary_opt.settings import CalibrationRules, QuestDBServer, Settings
+from tributary_opt.settings import CalibrationRules, Grid, QuestDBServer, RiskLevel, Settings
 from tributary_opt.storage import parquet
 from tributary_opt.storage.questdb import QuestDB
 
@@ -104,3 +105,26 @@ def test_half_life_is_a_setting_that_reaches_volume_volatility_and_drift(setting
         expected = np.log(now["adv"] / then["adv"]) / (now["adv_se"] / now["adv"] * share**0.5)
         assert now["adv_drift_z"] == pytest.approx(expected, rel=1e-9)
     assert len(ok)
+
+
+def test_schedules_go_by_the_weekday_on_which_they_begin(
+    db: QuestDB, questdb_server: QuestDBServer, tmp_path: Path
+) -> None:
+    """Weekdays that trade in the afternoon, weekends in the morning: after a Friday VWAP is a Saturday's."""
+    first, n = date(2024, 3, 2), 21
+    trades, books = [], []
+    for day in (first + timedelta(days=i) for i in range(n)):
+        for i in range(4):
+            at = f"{day}T{2 + i if day.weekday() >= 5 else 14 + i:02d}"
+            trades.append(trade(f"{at}:10:00Z", "M", 100.0 + i % 2, 10.0 + i, "buy" if i % 2 else "sell"))
+            books += [book(f"{at}:{m}:00Z", "M", mid - 0.01, mid + 0.01) for m, mid in ((5, 100.0), (15, 100.5))]
+    load(db, trades, books)
+    settings = Settings(home=tmp_path, questdb=questdb_server, _env_file=None)
+    grid = Grid(order_sizes_pct_adv=(1.0,), risk_levels=(RiskLevel(value=1.0),), n_steps=24)
+    report = run_night(settings, Choices(grid=grid), as_of=first + timedelta(days=n - 1), dry_run=True)
+    (row,) = report.parameters.to_dict("records")
+    assert (row["status"], row["volume_profile_used"]) == ("ok", "hour_of_week")
+    saturday = np.concatenate([np.zeros(2), np.array([10.0, 11.0, 12.0, 13.0]) / 46.0, np.zeros(18)])
+    np.testing.assert_allclose(row["volume_profile"], saturday, rtol=1e-12)
+    vwap = report.trajectories[report.trajectories["strategy"] == "vwap"].iloc[0]
+    np.testing.assert_allclose(-np.diff(vwap["remaining"]) / vwap["order_size"], saturday, atol=1e-12)

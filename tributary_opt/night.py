@@ -30,6 +30,7 @@ from tributary_opt.calibration.own_executions import checked, decided_before, le
 from tributary_opt.calibration.parameters import Measured, calibrate
 from tributary_opt.calibration.parameters import together as all_markets
 from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.hour_profiles import of_next_session
 from tributary_opt.market_data.jumps import cut_at_jumps
 from tributary_opt.market_data.market_days import MarketDays, Window, newest_complete_day, window_digest
 from tributary_opt.market_data.markets import ReferenceData, read_markets_file
@@ -278,7 +279,7 @@ class Night:
         rows = self._days(choices).load(window, chunk, fresh)
         rows = cut_at_jumps(rows, window)
         half_life = choices.calibration.half_life_days
-        statistics = window_statistics(rows, window, half_life)
+        statistics = of_next_session(window_statistics(rows, window, half_life), as_of)
         reference = self.reference.of(statistics)
         end = statistics["calendar"].map({c: _session_end(c, window) for c in window.days})
         end = pd.to_datetime(end, utc=True)

@@ -595,13 +595,22 @@ PARAMETERS: Final = Table(
             _double(f"{name}_drift_z", "-", f"change of log {name} since the release before, in standard errors")
             for name in PARAMETER_DRIFTS
         ),
-        Column("volume_profile", "DOUBLE[]", "-", "share of the volume by hour 0-23 of the calendar's own clock"),
+        Column(
+            "volume_profile",
+            "DOUBLE[]",
+            "-",
+            "share of the volume by hour 0-23 of the calendar's own clock, on the first trading day after as_of",
+        ),
         _symbol("volume_profile_used", "hour_of_week | hour_of_day | flat: which predicts a day left out best"),
-        _double("volume_profile_error", "-", "squared error of the day left out, by hour over flat; null below 3 days"),
+        _double(
+            "volume_profile_error",
+            "-",
+            "squared error of the day left out, used over flat (by hour where flat is used); null below 3 days",
+        ),
         Column("volume_profile_week", "DOUBLE[]", "-", "share by weekday's hour, Monday's first; where that is used"),
         Column("variance_profile", "DOUBLE[]", "-", "share of the realised variance by hour 0-23, same clock"),
         _symbol("variance_profile_used", "hour_of_week | hour_of_day | flat, as of the volume"),
-        _double("variance_profile_error", "-", "squared error of the day left out, by hour over flat"),
+        _double("variance_profile_error", "-", "squared error of the day left out, as of the volume"),
         Column("variance_profile_week", "DOUBLE[]", "-", "share by weekday's hour, Monday's first; where that is used"),
         _text(
             "source_jump",

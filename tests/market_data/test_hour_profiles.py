@@ -6,9 +6,10 @@ from datetime import date
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from tributary_opt.market_data.calendars import trading_calendar
-from tributary_opt.market_data.hour_profiles import Profiles, profiles
+from tributary_opt.market_data.hour_profiles import Profiles, of_next_session, profiles
 
 
 def days(n: int, calendar: str = "24/7") -> pd.DataFrame:
@@ -57,7 +58,7 @@ def test_error_is_that_of_leaving_each_day_out() -> None:
 
 def test_week_is_used_where_weekdays_differ_and_there_are_enough_of_them() -> None:
     rng, rows = np.random.default_rng(2), days(28)
-    weekend = rows["day"].dt.dayofweek.to_numpy() >= 5
+    weekend = rows["day"].dt.day_of_week.to_numpy() >= 5
     peak = np.where(weekend, 3, 15)[:, None]
     volume = np.exp(-((np.arange(24) - peak) ** 2) / 20) * rng.gamma(20, 0.05, (28, 24))
     found = of_one(volume, rows)
@@ -66,7 +67,47 @@ def test_week_is_used_where_weekdays_differ_and_there_are_enough_of_them() -> No
     np.testing.assert_allclose(week.sum(axis=1), 1.0, rtol=1e-12)
     assert abs(week.argmax(axis=1)[:5] - 15).max() <= 2
     assert abs(week.argmax(axis=1)[5:] - 3).max() <= 2
+    of_week = of_flat = 0.0
+    for day in range(7):
+        same = volume[rows["day"].dt.day_of_week == day]
+        for i, today in enumerate(same):
+            others, share = np.delete(same, i, axis=0).sum(axis=0), today / today.sum()
+            of_week += ((others / others.sum() - share) ** 2).sum()
+            of_flat += ((1 / 24 - share) ** 2).sum()
+    np.testing.assert_allclose(found.error_ratio, of_week / of_flat, rtol=1e-12)
     assert of_one(volume[:14], rows.iloc[:14]).by_week_hour.tolist() == [None]
+
+
+def test_week_that_wins_while_all_days_together_lose_leaves_the_flat_profile_for_other_days() -> None:
+    """Every weekday trades in hours of its own: their mean is the flat day's, but for chance."""
+    rng, rows = np.random.default_rng(4), days(28)
+    day = rows["day"].dt.day_of_week.to_numpy()
+    volume = np.where((np.arange(24) * 7 // 24) == day[:, None], 1.0, 0.0) * rng.gamma(4, 1, (28, 1))
+    found = of_one(volume, rows)
+    assert found.used.tolist() == ["hour_of_week"]
+    np.testing.assert_allclose(found.by_hour[0], 1 / 24, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "as_of", "weekday"),
+    [("24/7", date(2024, 3, 28), 4), ("24/7", date(2024, 3, 29), 5), ("XNYS", date(2024, 3, 28), 0)],  # Good Friday
+)
+def test_weekday_on_which_schedules_begin_has_its_own_hours(calendar: str, as_of: date, weekday: int) -> None:
+    week = np.random.default_rng(5).dirichlet(np.ones(24), 7)
+    by_day = np.full(24, 1 / 24)
+    frame = pd.DataFrame({"market_id": ["A", "B", "C"], "calendar": calendar})
+    for what in ("volume", "variance"):
+        frame[f"{what}_profile"] = [by_day, by_day, None]
+        frame[f"{what}_profile_week"] = [week.ravel(), None, None]
+    found = of_next_session(frame, as_of)
+    for what in ("volume", "variance"):
+        np.testing.assert_array_equal(found.loc[0, f"{what}_profile"], week[weekday])
+        np.testing.assert_array_equal(found.loc[1, f"{what}_profile"], by_day)
+        assert found.loc[2, f"{what}_profile"] is None
+    np.testing.assert_array_equal(frame.loc[0, "volume_profile"], by_day)  # what was given stays as it was
+    week[weekday] = 0.0  # the window has no such day
+    frame["volume_profile_week"] = [week.ravel(), None, None]
+    np.testing.assert_array_equal(of_next_session(frame, as_of).loc[0, "volume_profile"], by_day)
 
 
 def test_flat_profile_of_an_exchange_is_that_of_its_session() -> None:

@@ -2,12 +2,13 @@
 
 A profile of three days is mostly chance. Every day is predicted from the others, once by the hours' shares, once by
 the flat profile of its session; the smaller squared error over the days decides. Weekdays have profiles of their own
-where these predict better still.
+where these predict better still: a schedule begins with one session, and that one's weekday is the profile to go by.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -29,12 +30,13 @@ class Profiles:
     used: NDArray[np.object_]
     """hour_of_week | hour_of_day | flat; None without a day to go by."""
     by_hour: NDArray[np.object_]
-    """Shares of hours 0-23 of the calendar's own clock, adding up to 1; those of the flat profile where it is used."""
+    """Shares of hours 0-23 of the calendar's own clock, adding up to 1, whatever the weekday; those of the flat profile
+    where that predicts better."""
     by_week_hour: NDArray[np.object_]
     """Shares of each weekday's hours, Monday's first, 168 in all and each day's adding up to 1; None where not used."""
     error_ratio: Floats
-    """Squared error of the day left out under the profile by hour over that under the flat one; NaN below `MIN_DAYS`.
-    [-]"""
+    """Squared error of the day left out under the profile used over that under the flat one, and under the hours of the
+    day where that is the one used; NaN below `MIN_DAYS`. [-]"""
 
 
 def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Profiles:
@@ -63,27 +65,50 @@ def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int
     tested = some & (days[group] >= MIN_DAYS)
     of_hours, of_flat = error_of(by_day, tested), error_of(flat, tested)
 
-    weekday = group * 7 + rows["day"].dt.dayofweek.to_numpy()
+    weekday = group * 7 + rows["day"].dt.day_of_week.to_numpy()
     weekdays = np.bincount(weekday, weights=some, minlength=7 * n)
     by_weekday, week_sums = _without(hours, weekday, 7 * n)
     # Every day that traded must have had others of its weekday, or the two errors are of different days.
     whole = np.bincount(group, weights=some & (weekdays[weekday] < MIN_DAYS), minlength=n) == 0
-    weekly = whole & (days >= MIN_DAYS) & (error_of(by_weekday, tested) < np.minimum(of_hours, of_flat))
+    of_week = error_of(by_weekday, tested)
+    weekly = whole & (days >= MIN_DAYS) & (of_week < np.minimum(of_hours, of_flat))
 
     used = np.where(weekly, "hour_of_week", np.where(of_hours < of_flat, "hour_of_day", "flat")).astype(object)
     used[days == 0] = None
     newest = np.zeros((n, 24))
     newest[group] = flat  # rows are in the order of days: the last one stays
-    by_hour = np.where((used == "flat")[:, np.newaxis], newest, _shares(sums))
+    by_hour = np.where((of_hours < of_flat)[:, np.newaxis], _shares(sums), newest)
     by_week = _shares(week_sums).reshape(n, 168)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where((days >= MIN_DAYS) & (of_flat > 0), of_hours / of_flat, np.nan)
+        ratio = np.where((days >= MIN_DAYS) & (of_flat > 0), np.where(weekly, of_week, of_hours) / of_flat, np.nan)
     return Profiles(
         used=used,
         by_hour=rows_where(days > 0, by_hour),
         by_week_hour=rows_where(weekly, by_week),
         error_ratio=ratio,
     )
+
+
+def of_next_session(statistics: pd.DataFrame, as_of: date) -> pd.DataFrame:
+    """`statistics` with the profiles that schedules from the first session after `as_of` go by.
+
+    `volume_profile` and `variance_profile` of a market whose weekdays have profiles of their own become those of that
+    session's weekday; the others stay, and so do those whose window has nothing on that weekday.
+    """
+    coming = {code: trading_calendar(code).sessions_after(as_of, 1) for code in set(statistics["calendar"])}
+    weekday = {code: sessions[0].day.weekday() for code, sessions in coming.items() if sessions}
+    day = statistics["calendar"].map(weekday).to_numpy(dtype=float)
+    out = statistics.copy()
+    for what in ("volume", "variance"):
+        week = statistics[f"{what}_profile_week"]
+        has = np.flatnonzero(week.notna().to_numpy() & np.isfinite(day))
+        if len(has):
+            shares = np.stack(week.iloc[has].tolist()).reshape(-1, 7, 24)[np.arange(len(has)), day[has].astype(int)]
+            some = shares.sum(axis=1) > 0
+            hours = statistics[f"{what}_profile"].to_numpy(dtype=object, copy=True)
+            hours[has[some]] = list(shares[some])
+            out[f"{what}_profile"] = hours
+    return out
 
 
 def _without(hours: Floats, group: NDArray[np.int64], n: int) -> tuple[Floats, Floats]:
