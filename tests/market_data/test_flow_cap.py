@@ -45,6 +45,44 @@ def test_cap_is_a_share_of_the_mean_volume_of_the_days_before(db: QuestDB) -> No
     assert off["flow_cap"].isna().all()
 
 
+def split_ticks(kind: str = "split") -> tuple[list, list]:
+    """Market M trades 1,000 to 1,300 a day in three trades; from the third of five days on each contract is ten.
+
+    A unit change is one of prices alone, a size_unit_change of sizes alone.
+    """
+    trades, books = [], []
+    for i in range(5):
+        price = 10.0 / (10.0 if i >= 2 and kind != "size_unit_change" else 1.0)
+        times = 10.0 if i >= 2 and kind != "unit_change" else 1.0
+        times *= 10.0 if i >= 2 and kind == "size_unit_change" else 1.0
+        for minute in (6, 36, 56):
+            at = f"2024-03-{4 + i:02d}T10:{minute:02d}:00Z"
+            trades.append(trade(at, "M", price, (1_000.0 + 100.0 * (i % 4)) * times / 3, "buy"))
+        books += [book(f"2024-03-{4 + i:02d}T10:{m:02d}:00Z", "M", 0.9 * price, 1.1 * price) for m in (2, 7)]
+    return trades, books
+
+
+@pytest.mark.parametrize(
+    ("kind", "caps"),
+    [
+        ("split", [np.nan, 10.0, 105.0, 110.0, 115.0]),
+        ("unit_change", [np.nan, 10.0, 10.5, 11.0, 11.5]),
+        ("size_unit_change", [np.nan, 10.0, 10.5, 1_200.0, 1_250.0]),  # it takes two days to tell
+    ],
+)
+def test_cap_after_a_split_is_in_the_new_contracts_from_its_first_day_on(
+    db: QuestDB, kind: str, caps: list[float]
+) -> None:
+    load(db, *split_ticks(kind))
+    days, last = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=1.0)), date(2024, 3, 8)
+    first_night = {day: days.read(day, [date(2024, 3, d) for d in range(4, 9)]) for day in (last, date(2024, 3, 6))}
+    observe(days, last, 5)
+    rows = stored(days, last, 5)
+    np.testing.assert_allclose(rows["flow_cap"], caps, rtol=1e-12)
+    for day, read in first_night.items():  # from ticks alone, as from stored rows
+        assert read["flow_cap"].tolist() == [caps[day.day - 4]]
+
+
 def test_row_is_the_same_in_whatever_order_days_are_read_and_stored(db: QuestDB) -> None:
     load(db, *ticks())
     days = market_days(db)

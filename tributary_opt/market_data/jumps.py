@@ -11,10 +11,13 @@ themselves; one between sessions hours apart that is below `GAP_FROM`, which is 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
-from tributary_opt.market_data.market_days import Window
+if TYPE_CHECKING:  # which needs this module to bound flow
+    from tributary_opt.market_data.market_days import Window
 
 SPLIT_FROM = 1.4
 """Least factor of the price that a split has. [-]"""
@@ -98,31 +101,71 @@ def _cut(rows: pd.DataFrame) -> pd.DataFrame:
 def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float, hours: float | None) -> str | None:
     """What happened between days `at - 1` and `at` of one market, `hours` apart where that is short; None for what a
     market does by itself."""
+    probability = days["kind"].iloc[at] == "probability"
+    units = _new_units(size, at, factor, probability=probability)
+    if units is not None:
+        return units
+    if not probability and len(days) >= MIN_DAYS:
+        moves = np.log(days["close_price"].to_numpy() / days["open_price"].to_numpy())
+        variance = np.mean(moves**2)
+        apart = (days["day"].iloc[at] - days["day"].iloc[at - 1]) / pd.Timedelta(days=1)
+        if abs(factor) > np.log(GAP_FROM) and abs(factor) > GAP_SIGMAS * np.sqrt(variance * apart):
+            return "price_gap"
+        if hours is not None:
+            length = (days["session_end"].iloc[at] - days["session_start"].iloc[at]) / pd.Timedelta(hours=1)
+            gaps = np.abs(np.log(days["open_price"].to_numpy()[1:] / days["close_price"].to_numpy()[:-1]))
+            # Not shorter than a bucket, and beyond what trades bounce between two quotes from day to day.
+            sd = np.sqrt(variance * max(hours, 1 / 12) / length)
+            if abs(factor) > max(GAP_SIGMAS * sd, GAP_BOUNCES * np.median(np.delete(gaps, at - 1))):
+                return "contract_roll"
+    return "size_unit_change" if _other_sizes(size, at) else None
+
+
+def _new_units(size: np.ndarray, at: int, factor: float, *, probability: bool) -> str | None:
+    """`split` or `unit_change` where price and sizes say so; `size` and `factor` are logarithms."""
     decades = abs(factor) / np.log(10.0)
     grown = np.median(size[at : at + 3]) - np.median(size[max(at - 3, 0) : at])
     if round(decades) >= 1 and abs(decades - round(decades)) < 0.05:
         return "split" if abs(grown + factor) < 0.3 * abs(factor) else "unit_change"
-    if days["kind"].iloc[at] != "probability":
-        if abs(factor) > np.log(SPLIT_FROM) and abs(grown + factor) < 0.5 * abs(factor):
-            return "split"
-        if len(days) >= MIN_DAYS:
-            moves = np.log(days["close_price"].to_numpy() / days["open_price"].to_numpy())
-            variance = np.mean(moves**2)
-            apart = (days["day"].iloc[at] - days["day"].iloc[at - 1]) / pd.Timedelta(days=1)
-            if abs(factor) > np.log(GAP_FROM) and abs(factor) > GAP_SIGMAS * np.sqrt(variance * apart):
-                return "price_gap"
-            if hours is not None:
-                length = (days["session_end"].iloc[at] - days["session_start"].iloc[at]) / pd.Timedelta(hours=1)
-                gaps = np.abs(np.log(days["open_price"].to_numpy()[1:] / days["close_price"].to_numpy()[:-1]))
-                # Not shorter than a bucket, and beyond what trades bounce between two quotes from day to day.
-                sd = np.sqrt(variance * max(hours, 1 / 12) / length)
-                if abs(factor) > max(GAP_SIGMAS * sd, GAP_BOUNCES * np.median(np.delete(gaps, at - 1))):
-                    return "contract_roll"
+    if not probability and abs(factor) > np.log(SPLIT_FROM) and abs(grown + factor) < 0.5 * abs(factor):
+        return "split"
+    return None
+
+
+def _other_sizes(size: np.ndarray, at: int) -> bool:
+    """Whether all of the last two or three days traded in other sizes than those before them."""
     low, high = size[max(at - 3, 0) : at], size[at : at + 3]
     steady = min(len(low), len(high)) >= 2
-    if steady and max(high.min() - low.max(), low.min() - high.max()) > np.log(SIZE_FROM):
-        return "size_unit_change"
-    return None
+    return bool(steady and max(high.min() - low.max(), low.min() - high.max()) > np.log(SIZE_FROM))
+
+
+def volume_in_newest_units(days: pd.DataFrame) -> np.ndarray:
+    """Volume of each market's days in the contracts of its newest one; NaN where those before were others.
+
+    After a split of 10 to 1 there are ten times as many contracts, each a tenth of the old; days before it count
+    tenfold. A change of the sizes' unit has no factor that prices tell, and shows on its second day.
+
+    Parameters
+    ----------
+    days : DataFrame
+        market_id, token_id, volume > 0, n_trades, open_price and close_price, sorted by market, token and day; none of
+        them a probability, whose contracts never split.
+    """
+    volume = days["volume"].to_numpy(dtype=float, copy=True)
+    if len(days) < 2:
+        return volume
+    ids = days.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
+    size = np.log(volume / days["n_trades"].to_numpy(dtype=float))
+    factor = np.log(days["open_price"].to_numpy(dtype=float)[1:] / days["close_price"].to_numpy(dtype=float)[:-1])
+    large = (np.abs(factor) > np.log(SPLIT_FROM)) | (np.abs(np.diff(size)) > np.log(SIZE_FROM))
+    for i in np.flatnonzero((ids[1:] == ids[:-1]) & large):  # rare by their nature
+        first, last = np.searchsorted(ids, ids[i]), np.searchsorted(ids, ids[i], side="right")
+        at = i + 1 - first
+        if _new_units(size[first:last], at, factor[i], probability=False) == "split":
+            volume[first : i + 1] *= np.exp(-factor[i])
+        elif _other_sizes(size[first:last], at):
+            volume[first : i + 1] = np.nan
+    return volume
 
 
 _STEPS = np.array([m * 10.0**k for k in range(2, -9, -1) for m in (5.0, 1.0)])

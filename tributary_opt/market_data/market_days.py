@@ -22,6 +22,7 @@ from tributary_opt import schema
 from tributary_opt.market_data import complements
 from tributary_opt.market_data.buckets import summarise, zero_rows
 from tributary_opt.market_data.calendars import ALWAYS_OPEN, Session, trading_calendar
+from tributary_opt.market_data.jumps import volume_in_newest_units
 from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.market_data.source import ALL_MARKETS, Fingerprint, MarketSlice, Source
 from tributary_opt.settings import StatisticsRules
@@ -230,9 +231,10 @@ class MarketDays:
         return seen.assign(**{name: reference[name] for name in ("kind", "calendar", "folded_with")})
 
     def _volumes_before(self, session: Session, unread: Collection[date]) -> pd.DataFrame:
-        """Volume by instrument on each of the days whose volume bounds the session's flow: stored, else the source's.
+        """What was traded by instrument in the session, and on each of the days before whose volume bounds its flow.
 
-        `apart` says that a pair of tokens has not been made one series yet, as it is in stored rows.
+        Of these it is stored, else the source's. `apart` says that a pair of tokens has not been made one series yet,
+        as it is in stored rows.
         """
         days = trading_calendar(session.calendar).last_days(session.day - timedelta(days=1), CAP_DAYS)
         stored = self._rows.volumes(days[0], days[-1])
@@ -241,23 +243,30 @@ class MarketDays:
         for day in days:
             before = self._session(session.calendar, day) if day in unread or day not in set(day_of) else None
             if before is not None:
-                found = _counts(self._source.volumes(before.start, before.end), ["volume"])
-                parts.append(found.assign(day=day, apart=True))
+                parts.append(_traded(self._source.volumes(before.start, before.end)).assign(day=day, apart=True))
+        today = _traded(self._source.volumes(session.start, session.end))
+        parts.append(today.assign(day=session.day, apart=True))
         together: pd.DataFrame = pd.concat(parts, ignore_index=True)
         return together
 
-    def _flow_cap(self, instruments: pd.DataFrame, volumes: pd.DataFrame) -> np.ndarray:
+    def _flow_cap(self, instruments: pd.DataFrame, volumes: pd.DataFrame, day: date) -> np.ndarray:
         """Bound on each instrument's flow in a bucket: a share of its mean volume on the days before that had any.
 
-        Three digits of it: sums of the server and of stored rows differ in their last one. It stays as it is when an
-        earlier day is corrected later.
+        A split on the way, or on the day itself, is reckoned with: all is in contracts of that day. Three digits of it:
+        sums of the server and of stored rows differ in their last one. It stays as it is when an earlier day is
+        corrected later.
         """
-        pairs = instruments.loc[instruments["folded_with"] != "", ["market_id", "token_id", "folded_with"]]
+        keys = ["market_id", "token_id"]
+        pairs = instruments.loc[instruments["folded_with"] != "", [*keys, "folded_with"]]
         pairs = pairs.rename(columns={"token_id": "first", "folded_with": "token_id"})
-        v = volumes.merge(pairs, on=["market_id", "token_id"], how="left")
+        v = volumes[volumes["volume"] > 0].merge(pairs, on=keys, how="left")
         v["token_id"] = v["token_id"].where(v["first"].isna() | ~v["apart"].astype(bool), v["first"])
-        by_day = v.groupby(["market_id", "token_id", "day"], as_index=False)["volume"].sum()
-        mean = by_day[by_day["volume"] > 0].groupby(["market_id", "token_id"], as_index=False)["volume"].mean()
+        how = {"volume": "sum", "n_trades": "sum", "open_price": "first", "close_price": "last"}
+        by_day = v.groupby([*keys, "day"], as_index=False).agg(how)
+        priced = instruments.loc[instruments["kind"] != "probability", keys]
+        splits = pd.MultiIndex.from_frame(by_day[keys]).isin(pd.MultiIndex.from_frame(priced))
+        by_day.loc[splits, "volume"] = volume_in_newest_units(by_day[splits])
+        mean = by_day[by_day["day"] < day].groupby(keys, as_index=False)["volume"].mean()
         ours = instruments[["market_id", "token_id"]].merge(mean, on=["market_id", "token_id"], how="left")
         cap = ours["volume"].to_numpy(dtype=float) * self._rules.flow_cap_pct_adv / 100.0
         digit = 10.0 ** (np.floor(np.log10(cap)) - 2.0)
@@ -270,7 +279,7 @@ class MarketDays:
         for kind, group in ours.groupby("kind"):
             for part, markets in self._slices(group, seen):
                 part = complements.one_series(part)
-                part = part.assign(flow_cap=np.nan if volumes is None else self._flow_cap(part, volumes))
+                part = part.assign(flow_cap=np.nan if volumes is None else self._flow_cap(part, volumes, session.day))
                 trade_buckets = self._source.trade_buckets(session.start, session.end, markets)
                 book_buckets = self._source.book_buckets(
                     session.start,
@@ -391,6 +400,16 @@ def _counts(table: pa.Table, names: list[str]) -> pd.DataFrame:
     # As objects: pandas cannot merge two empty columns of Arrow texts.
     frame[["market_id", "token_id"]] = frame[["market_id", "token_id"]].fillna("").astype(object)
     return frame.groupby(["market_id", "token_id"], as_index=False, sort=True)[names].sum()
+
+
+def _traded(table: pa.Table) -> pd.DataFrame:
+    """`Source.volumes` by instrument, a missing id as an empty one."""
+    frame: pd.DataFrame = table.to_pandas()
+    keys = ["market_id", "token_id"]
+    frame[keys] = frame[keys].fillna("").astype(object)
+    return frame.groupby(keys, as_index=False, sort=True).agg(
+        {"volume": "sum", "n_trades": "sum", "open_price": "first", "close_price": "last"}
+    )
 
 
 def _instruments(table: pa.Table) -> pd.DataFrame:

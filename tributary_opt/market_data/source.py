@@ -178,10 +178,11 @@ class Source:
         )
 
     def volumes(self, start: datetime, end: datetime) -> pa.Table:
-        """Size of the usable trades by instrument: market_id, token_id, volume."""
+        """Usable trades by instrument: market_id, token_id, volume, n_trades, open_price, close_price."""
         c, p, s = self._names("trades"), self._number("trades", "price"), self._number("trades", "size")
         return self._db.query(
-            f"SELECT {c['market_id']} AS market_id, {c['token_id']} AS token_id, sum({s}) AS volume "
+            f"SELECT {c['market_id']} AS market_id, {c['token_id']} AS token_id, sum({s}) AS volume, "
+            f"count() AS n_trades, first({p}) AS open_price, last({p}) AS close_price "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}"
         )
 

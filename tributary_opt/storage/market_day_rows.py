@@ -51,9 +51,10 @@ class MarketDayRows:
         return frame
 
     def volumes(self, first: date, last: date) -> pd.DataFrame:
-        """Traded size from `first` to `last`: day, market_id, token_id, volume."""
+        """What was traded from `first` to `last` by instrument: day, volume, n_trades, open_price, close_price."""
         frame: pd.DataFrame = self._read(
-            f"SELECT day, market_id, token_id, volume FROM ac_market_days WHERE {_within(first, last)}"
+            "SELECT day, market_id, token_id, volume, n_trades, open_price, close_price FROM ac_market_days "
+            f"WHERE {_within(first, last)}"
         ).to_pandas()
         return frame
 
