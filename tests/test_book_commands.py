@@ -70,12 +70,20 @@ def test_frontier_and_compare_give_a_row_a_point(root: Path) -> None:
 def test_explain_goes_from_source_to_cost_and_knows_the_run_before(tmp_path: Path) -> None:
     publish(tmp_path, "0" * 16, date(2026, 3, 2), markets=(market("ALPHA", sigma=0.8),))
     walked = {"walk_size": 40.0, "walk_cost": 0.012, "walk_half_spreads": 1.2, "cost_walk_bps": 2.4}
-    got = {"sigma_source": "mids", "spread_source": "quoted", "method": "law", "sigma_drift_z": 2.5}
+    jump = "split on 2026-02-10: price x0.1, trade size x10"
+    got = {
+        "source_jump": jump,
+        "sigma_source": "mids",
+        "spread_source": "quoted",
+        "method": "law",
+        "sigma_drift_z": 2.5,
+    }
     publish(tmp_path, markets=(market("ALPHA", **walked, **got),))
     found = pd.DataFrame(json.loads(run(tmp_path, "explain", "ALPHA", "--json").stdout)).set_index("name")
     assert list(found["stage"].drop_duplicates()) == [
         *("source", "statistics", "parameters", "verdict", "drift", "schedule", "cost")
     ]
+    assert (found["stage"]["source_jump"], found["value"]["source_jump"]) == ("source", jump)
     assert (found["value"]["sigma"], found["before"]["sigma"]) == (1.0, 0.8)
     assert found["low"]["sigma"] == pytest.approx(1 - 0.196)
     assert found["unit"]["eta"] == "price/(contract/day)"

@@ -69,6 +69,8 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
         }
         if f"{name}_se" in columns:
             columns[f"{name}_se"] = 0.15 * known
+    columns["source_jump"] = np.full(n_markets, None, dtype=object)
+    columns["source_jump"][:3] = [f"split on 2026-02-{day}: price x0.1, trade size x10" for day in (12, 20, 15)]
     columns["eta_drift_z"] = np.where(np.arange(n_markets) == 4, -5.0, 0.5)
     parameters = pd.DataFrame(columns).drop(columns=["as_of", "run_id"])
     numbers = [c.name for c in schema.PARAMETERS.columns if c.type == "DOUBLE" and c.name in parameters]

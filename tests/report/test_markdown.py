@@ -13,6 +13,7 @@ from tributary_opt.night import NightReport, Plan
 from tributary_opt.report.markdown import (
     changes,
     days_report,
+    jumps,
     largest_moves,
     movers,
     plans_report,
@@ -169,3 +170,17 @@ def test_report_lists_what_moved_by_more_than_chance_the_furthest_first() -> Non
     assert "(2)" in text
     assert "| B | sigma | 0.02 | +9.5 |" in text
     assert not len(movers(parameters(market("A"))))
+
+
+def test_report_names_the_jumps_of_the_source_the_newest_first() -> None:
+    now = parameters(
+        market("A") | {"source_jump": "split on 2026-02-10: price x0.1, trade size x10"},
+        market("B") | {"source_jump": None},
+        market("C") | {"source_jump": "price_gap on 2026-02-01: price x2; tick_change on 2026-02-20: tick 1 to 5"},
+        market("D", reason="stale") | {"source_jump": "split on 2026-02-10: price x0.5, trade size x2"},
+    )
+    assert jumps(now)["market_id"].tolist() == ["C", "A", "D"]
+    text = run_report(night(now))
+    assert "## Jumps in the source (3)" in text
+    assert text.index("| C | price_gap on") < text.index("| A | split on 2026-02-10: price x0.1, trade size x10 |")
+    assert "Jumps" not in run_report(night(parameters(market("A"), market("B") | {"source_jump": None})))

@@ -117,6 +117,16 @@ def test_the_overview_says_what_changed(page: Page) -> None:
     assert shown == sorted(shown, reverse=True)
 
 
+def test_the_overview_names_the_jumps_of_the_source(page: Page) -> None:
+    assert "windows of 3 markets" in page.inner_text("#jumped")
+    rows = page.locator("#jumps tbody tr")
+    expect(rows).to_have_count(3)
+    assert [text[:19] for text in page.locator("#jumps tbody tr td:last-child").all_inner_texts()] == [
+        f"split on 2026-02-{day}" for day in (20, 15, 12)
+    ]
+    assert page.locator("#jumps tbody tr td:first-child").last.inner_text() == NASTY
+
+
 def test_the_overview_counts_grades_refusals_and_seconds(page: Page, night: NightReport) -> None:
     facts = page.evaluate(
         "Object.fromEntries([...document.querySelectorAll('.facts div')]"

@@ -58,7 +58,7 @@ def outcome(night: NightReport) -> str:
 
 
 def run_report(night: NightReport, *first: str) -> str:
-    """The report of one run: counts, refusals by reason, trajectories by status, timings, changes.
+    """The report of one run: counts, refusals by reason, jumps, trajectories by status, timings, changes.
 
     Paragraphs of `first` (a picture, a link) stand between the title and the counts.
     """
@@ -81,6 +81,10 @@ def run_report(night: NightReport, *first: str) -> str:
     grades = _grades(p)
     if len(grades):
         parts += ["## Grades", _table(["grade", "markets", "most often because of"], grades)]
+    jumped = jumps(p)
+    if len(jumped):
+        named = [(_name((r.market_id, r.token_id)), r.jump) for r in jumped.iloc[:_NAMED].itertuples()]
+        parts += [f"## Jumps in the source ({len(jumped):,})", _table(["market", "what happened"], named)]
     if len(night.trajectories):
         statuses = night.trajectories["status"].value_counts()
         parts += ["## Schedules", _table(["status", "schedules"], ((s, f"{n:,}") for s, n in statuses.items()))]
@@ -240,6 +244,17 @@ def movers(parameters: pd.DataFrame) -> pd.DataFrame:
     order = np.argsort(-np.abs(moved["z"].to_numpy(dtype=float)), kind="stable")
     ordered: pd.DataFrame = moved.iloc[order].reset_index(drop=True)
     return ordered
+
+
+def jumps(parameters: pd.DataFrame) -> pd.DataFrame:
+    """Markets whose window holds a jump of the source, the newest first: market_id, token_id, jump in words."""
+    if "source_jump" not in parameters:
+        return pd.DataFrame(columns=[*_KEY, "jump"])
+    has = parameters[parameters["source_jump"].notna()]
+    found = has[_KEY].assign(jump=has["source_jump"].astype(str))
+    found["day"] = found["jump"].str.findall(r"\d{4}-\d\d-\d\d").map(lambda days: max(days, default=""))
+    newest_first: pd.DataFrame = found.sort_values(["day", *_KEY], ascending=[False, True, True], ignore_index=True)
+    return newest_first.drop(columns="day")
 
 
 def _n_ok(parameters: pd.DataFrame) -> int:

@@ -28,7 +28,7 @@ from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.profile import session_hours
 from tributary_opt.night import NightReport, open_night
 from tributary_opt.precompute import ALMGREN_CHRISS, CAPPED, MARKET_ORDER
-from tributary_opt.report.markdown import MOVED, changes, largest_moves, movers, outcome
+from tributary_opt.report.markdown import MOVED, changes, jumps, largest_moves, movers, outcome
 from tributary_opt.report.overview import overview_svg
 from tributary_opt.report.packed import Packer, compressed
 from tributary_opt.settings import Settings
@@ -51,6 +51,9 @@ _NORMAL_95 = 1.959963984540054
 """97.5 % quantile of the normal law. [-]"""
 _COST_OF_PCT = 1.0
 """Order size whose published cost stands in the table of markets, or the grid's nearest. [% of ADV]"""
+
+_JUMPS_NAMED = 100
+"""Jumps of the source in the overview; a market's own stands with its columns."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,6 +144,7 @@ def _packed(night: NightReport, history: History) -> str:
     p = night.parameters.sort_values(_KEY, kind="stable").reset_index(drop=True)
     columns = [c for c in schema.PARAMETERS.columns if c.name not in _LEFT_OUT and c.name in p]
     moved = changes(night.before, night.parameters) if night.before is not None else None
+    jumped = jumps(p)
     pack = Packer()
     content = {
         "n": len(p),
@@ -151,6 +155,7 @@ def _packed(night: NightReport, history: History) -> str:
         "sessions": _sessions(night, p),
         "published": _published(pack, night, p),
         "movers": largest_moves(night),
+        "jumps": {"n": len(jumped), "newest": jumped.iloc[:_JUMPS_NAMED].to_dict("records")},
         "changes": None
         if moved is None
         else {

@@ -16,7 +16,7 @@ from tributary_opt.schedule_book.hull import OPTIMAL
 _CHAIN = (
     ("source", ("run_id", "as_of")),
     ("source", ("window_start", "window_end", "n_days", "n_days_traded", "n_trades", "n_bad_trades", "n_snapshots")),
-    ("source", ("two_sided_share", "signed_share", "coverage", "last_trade_at", "last_snapshot_at")),
+    ("source", ("two_sided_share", "signed_share", "coverage", "last_trade_at", "last_snapshot_at", "source_jump")),
     ("statistics", ("adv", "price", "spread", "sigma", "effective_spread", "overnight_sd")),
     ("parameters", ("epsilon", "eta", "gamma", "alpha", "reference_rate")),
 )

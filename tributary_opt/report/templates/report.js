@@ -32,6 +32,9 @@ function overview() {
     : Object.entries(D.changes).map(([k, n]) => `${k}: ${n.toLocaleString("en-GB")}`).join(" · ");
   if (D.movers.length) sortable($("movers"), [["parameter", "Parameter"], ["market", "Market"], ["before", "Before", 1], ["now", "Now", 1], ["per_cent", "Change [%]", 1]],
     D.movers.map((r) => ({ ...r, parameter: `${r.parameter} [${unit((about[r.parameter] || {}).unit)}]`, market: named(r.market_id, r.token_id) })));
+  $("jumps-box").hidden = !D.jumps.n;
+  $("jumped").textContent = `Splits, changes of units and the like in the windows of ${D.jumps.n.toLocaleString("en-GB")} markets, the newest first.`;
+  if (D.jumps.n) sortable($("jumps"), [["market", "Market"], ["jump", "What happened"]], D.jumps.newest.map((r) => ({ ...r, market: named(r.market_id, r.token_id) })));
 }
 function sortable(table, columns, rows) {
   let by = null, down = true;
