@@ -434,7 +434,7 @@ PARAMETERS: Final = Table(
         *_MARKET,
         _symbol("status", "ok | refused"),
         _symbol("reason", "why refused, from a closed list; null where ok"),
-        _text("detail", "the figures behind the reason"),
+        _text("detail", "the figures behind the reason; where ok, why method is not the one chosen, else null"),
         _symbol("kind", "price | probability"),
         _symbol("reference_source", "where kind and calendar come from: markets | pattern | default"),
         _symbol("calendar", "24/7 or an exchange's code; a day is one of its trading days"),

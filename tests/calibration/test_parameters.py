@@ -172,6 +172,24 @@ def every_day(code: str, day: date, n: int) -> list[date]:
     return [day - timedelta(days=i) for i in reversed(range(n))]
 
 
+def test_market_whose_tape_is_silent_is_priced_by_the_law_and_says_so() -> None:
+    """No pool, and a slope that cannot be told from 0: a row `ok` with neither η nor γ had its schedules refused."""
+    flat = {"slope": [1e-9, 1e-4], "slope_se": [1e-9, 1e-6], "n": [500, 500], "n_clusters": [30, 30]}
+    flat |= {"direct_eta": [np.nan, 3e-4], "direct_eta_se": [np.nan, 1e-5]}
+    of = measured([{}, {}], **flat)
+    law, tape = calibrate(of, LAW), calibrate(of, CalibrationRules(method="tape"))
+    assert tape["status"].tolist() == ["ok", "ok"]
+    assert tape["method"].tolist() == ["law", "tape"]
+    assert tape["strength"].tolist() == ["prior", "own_tape"]
+    assert np.isnan(tape.loc[0, "eta_tape"])
+    assert tape.loc[0, "detail"] == "the tape tells no eta and gamma above 0: they are the law's"
+    assert pd.isna(tape.loc[1, "detail"])
+    of_law = [c for c in law.columns if c not in ("detail", "method")]
+    pd.testing.assert_series_equal(tape.loc[0, of_law], law.loc[0, of_law])
+    assert tape.loc[1, "eta"] == tape.loc[1, "eta_tape"]
+    assert np.isfinite(tape.loc[1, ["eta_se", "gamma_low", "gamma_high", "log_kappa_sd"]].astype(float)).all()
+
+
 def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     before = calibrate(panel(), LAW)
     now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1))

@@ -4,7 +4,8 @@
     tape  η from the direct cost of the aggressors in the bucket nearest to a slice, γ from the response of the mid
     rule  η = spread / (1 % of V), γ = spread / (10 % of V)
 
-All three are computed for every market; the chosen one is published. Neither η nor γ is ever clamped.
+All three are computed for every market; the chosen one is published, the law where the tape was chosen and tells no
+number. Neither η nor γ is ever clamped.
 """
 
 from __future__ import annotations
@@ -166,6 +167,10 @@ def calibrate(
         "rule": (rule_sd, rule_sd),
     }
     method = rules.method
+    untold = ok & ~(np.isfinite(eta[method]) & np.isfinite(gamma[method]))  # only a tape can be silent
+
+    def of_method(law: FloatArray, chosen: FloatArray) -> FloatArray:
+        return np.where(untold, law, chosen)
 
     def shown(values: FloatArray) -> FloatArray:
         return np.where(ok, values, np.nan)
@@ -184,10 +189,11 @@ def calibrate(
 
     for m in METHODS:
         out[f"eta_{m}"], out[f"gamma_{m}"] = shown(eta[m]), shown(gamma[m])
-    out["eta"], out["gamma"] = out[f"eta_{method}"], out[f"gamma_{method}"]
-    for name, value, which in (("eta", eta[method], 0), ("gamma", gamma[method], 1)):
-        out[f"{name}_se"] = shown(value * noise[method][which])
-        half = np.minimum(1.959964 * open_[method][which], 300.0)
+    for name, values, which in (("eta", eta, 0), ("gamma", gamma, 1)):
+        value = of_method(values["law"], values[method])
+        out[name] = shown(value)
+        out[f"{name}_se"] = shown(value * of_method(noise["law"][which], noise[method][which]))
+        half = np.minimum(1.959964 * of_method(open_["law"][which], open_[method][which]), 300.0)
         out[f"{name}_low"], out[f"{name}_high"] = shown(value * np.exp(-half)), shown(value * np.exp(half))
     out["epsilon"] = shown(epsilon)
     out["epsilon_se"] = shown(out["spread_se"].to_numpy(dtype=float) / 2.0)
@@ -222,15 +228,17 @@ def calibrate(
     for name, reason in (("response_reason", response.reason), ("direct_reason", direct.reason)):
         out[name] = either(ok & (reason != ""), reason, None)
 
-    kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, open_[method][0])
+    kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, of_method(open_["law"][0], open_[method][0]))
     out["log_kappa_sd"] = shown(kappa_sd)
     out["implied_regret"] = shown(np.cosh(np.minimum(kappa_sd, 700.0)) - 1.0)
     out["data_age"] = statistics["days_since_newest"].to_numpy()
     out["status"] = either(ok, OK, REFUSED)
     out["reason"] = either(ok, None, reasons.reason)
-    out["detail"] = either(ok, None, reasons.detail)
-    out["method"] = either(ok, method, None)
-    out["strength"] = either(ok, _strength(method, felt if method == "law" else paid, cost.own_orders), None)
+    silent = either(untold, f"the {method} tells no eta and gamma above 0: they are the law's", None)
+    out["detail"] = either(ok, silent, reasons.detail)
+    out["method"] = either(ok, either(untold, "law", method), None)
+    strength = _strength(method, felt if method == "law" else paid, cost.own_orders)
+    out["strength"] = either(ok, either(untold, _strength("law", felt, cost.own_orders), strength), None)
     out["sigma_source"] = either(
         np.isfinite(out["sigma"].to_numpy()) & (sigma.own > 0), out["sigma_source"].to_numpy(dtype=object), "pool"
     )
