@@ -214,3 +214,15 @@ def test_no_order_of_a_large_and_dear_desk_is_called_a_typing_error() -> None:
     known = orders_of(orders, one, one, np.array([1e6]), np.array([0.5]), np.array([0.01]))
     assert known is not None
     assert len(known.market) == 5_000
+
+
+def test_markets_with_the_same_orders_have_the_same_posterior_however_many_there_are() -> None:
+    """More of them than are worked out at a time; together they are surer of the level than one."""
+    orders, n = executions(np.random.default_rng(8), 50, 0.3, 0.6, 0.5), 37
+    names = pd.Series([f"M{i}" for i in range(n)])
+    table = pd.concat([orders.assign(market_id=name) for name in names], ignore_index=True)
+    known = orders_of(table, names, names, np.full(n, 1e6), np.full(n, 0.5), np.full(n, 0.01))
+    found = law(PRIOR, np.zeros(n), np.zeros(n), known)
+    np.testing.assert_allclose(found.mean, np.broadcast_to(found.mean[0], (n, 3)), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.broadcast_to(found.covariance[0], (n, 3, 3)), rtol=1e-9, atol=1e-15)
+    assert (np.diagonal(found.covariance[0]) < np.diagonal(found_law(orders).covariance[0])).all()

@@ -35,7 +35,8 @@ _NODES = np.linspace(-5.25, 5.25, 15)
 """Where each element of φ is looked at, in standard deviations about its mean. [-]
 
 Sums over nodes 0.75 apart give a normal's moments to exp(-2π²/0.75²), 1e-15."""
-_GRID = np.stack(np.meshgrid(_NODES, _NODES, _NODES, indexing="ij"), axis=-1).reshape(-1, 3)
+_AT_ONCE = 16
+"""Markets whose nodes are looked at together: 3,375 of each, which stay in the processor's cache. [-]"""
 _NEAR = 0.02
 """Nodes laid by moments within this of the posterior's own, in standard deviations, give it to many digits. [-]"""
 _LONGEST_STEP = 1.0
@@ -240,23 +241,51 @@ class _Costs:
     def _moments(
         self, mean: FloatArray, covariance: FloatArray, expected: FloatArray, precision: FloatArray, noise: float
     ) -> tuple[FloatArray, FloatArray]:
-        """Moments of the posterior from nodes laid by a mean and a covariance near its own."""
-        # β first: the sums over orders are then needed at a few exponents a market.
+        """Moments of the posterior from nodes laid by a mean and a covariance near its own.
+
+        Nodes are mean + R z with R lower triangular in the order β, log b, log g: β differs from node to node along the
+        first axis alone, b along the first two. Mass is summed over z, and z turned into φ at the end.
+        """
         turn = np.array([1, 0, 2])
-        root = np.linalg.cholesky(covariance[:, turn[:, None], turn])
-        sums = self.sums(mean[:, 1:2] + root[:, 0, :1] * _NODES)
+        root = np.asarray(np.linalg.cholesky(covariance[:, turn[:, None], turn]), dtype=float)
+        sums, off = self.sums(mean[:, 1:2] + root[:, 0, :1] * _NODES), mean - expected
         new, spread = np.empty_like(mean), np.empty_like(covariance)
-        for k in range(len(mean)):
-            away = _GRID @ root[k].T
-            phi = mean[k] + away[:, turn]
-            b, g = np.exp(np.minimum(phi[:, 0], 300.0)), np.exp(np.minimum(phi[:, 2], 300.0))
-            bb, bg, of_b = (np.repeat(s[k], len(_NODES) ** 2) for s in sums)
-            chi2 = b * (b * bb + 2 * g * bg - 2 * of_b) + g * (g * self._gg[k] - 2 * self._g[k])
-            off = phi - expected[k]
-            log = -0.5 * (chi2 / noise + ((off @ precision[k]) * off).sum(axis=1))
-            mass = np.exp(log - log.max())
-            mass /= mass.sum()
-            new[k] = mass @ phi
-            off = phi - new[k]
-            spread[k] = (off * mass[:, None]).T @ off
+        z0, z1, z2 = (_NODES.reshape(shape) for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)))
+
+        def of(values: FloatArray) -> FloatArray:  # a number of each market, the same at all its nodes
+            return values[:, None, None, None]
+
+        for start in range(0, len(mean), _AT_ONCE):
+            k = slice(start, start + _AT_ONCE)
+            r, p = root[k], precision[k][:, turn[:, None], turn]
+            linear = np.einsum("kji,kjl,kl->ki", r, p, off[k][:, turn])
+            square = np.swapaxes(r, 1, 2) @ p @ r
+            bb, bg, of_b = (total[k][:, :, None, None] for total in sums)
+            b = np.exp(np.minimum(of(mean[k, 0]) + of(r[:, 1, 0]) * z0 + of(r[:, 1, 1]) * z1, 300.0))
+            away = of(r[:, 2, 0]) * z0 + of(r[:, 2, 1]) * z1 + of(r[:, 2, 2]) * z2
+            g = np.exp(np.minimum(of(mean[k, 2]) + away, 300.0))
+            chi2 = b * (b * bb - 2 * of_b) + g * (2 * (b * bg - of(self._g[k])) + g * of(self._gg[k]))
+            prior = z0 * (2 * of(linear[:, 0]) + of(square[:, 0, 0]) * z0)
+            prior = prior + z1 * (2 * of(linear[:, 1]) + of(square[:, 1, 1]) * z1 + 2 * of(square[:, 0, 1]) * z0)
+            of_z2 = 2 * (of(linear[:, 2]) + of(square[:, 0, 2]) * z0 + of(square[:, 1, 2]) * z1)
+            log = -0.5 * (chi2 / noise + prior + z2 * (of_z2 + of(square[:, 2, 2]) * z2))
+            mass = np.exp(log - log.max(axis=(1, 2, 3), keepdims=True))
+            mass /= mass.sum(axis=(1, 2, 3), keepdims=True)
+            center, within = _moments_of_nodes(mass)
+            new[k] = mean[k] + np.einsum("kij,kj->ki", r, center)[:, turn]
+            spread[k] = (r @ within @ np.swapaxes(r, 1, 2))[:, turn[:, None], turn]
         return new, spread
+
+
+def _moments_of_nodes(mass: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and covariance of z under masses at its nodes, shape (K, J, J, J) adding up to 1 in each market."""
+    pairs = {(0, 1): mass.sum(axis=3), (0, 2): mass.sum(axis=2), (1, 2): mass.sum(axis=1)}
+    alone = [pairs[0, 1].sum(axis=2), pairs[0, 1].sum(axis=1), pairs[0, 2].sum(axis=1)]
+    mean = np.stack([of @ _NODES for of in alone], axis=1)
+    off = _NODES - mean[:, :, np.newaxis]
+    covariance = np.empty((len(mass), 3, 3))
+    for i, of in enumerate(alone):
+        covariance[:, i, i] = (of * off[:, i] ** 2).sum(axis=1)
+    for (i, j), of_both in pairs.items():
+        covariance[:, i, j] = covariance[:, j, i] = np.einsum("kab,ka,kb->k", of_both, off[:, i], off[:, j])
+    return mean, covariance
