@@ -1,0 +1,88 @@
+"""Grades: each criterion at its limits, the worst one decides, and what the figures behind them are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_parameters import panel
+
+from tributary_opt.calibration.grades import grade
+from tributary_opt.calibration.parameters import calibrate
+from tributary_opt.settings import CalibrationRules, GradeLimits
+
+LIMITS = GradeLimits()
+BEST = {
+    **{"method": "law", "response_log_sd": 0.1, "sigma": 1.0, "sigma_se": 0.01, "response_n": 5_000, "data_age": 0},
+    **{"signed_share": 1.0, "model_risk": 1.5, "implied_regret": 0.01},
+}
+CRITERIA = {
+    # limit: the column that it is held against, and whether more is better
+    "response_log_sd": ("response_log_sd", False),
+    "sigma_log_sd": ("sigma_se", False),
+    "buckets": ("response_n", True),
+    "signed_share": ("signed_share", True),
+    "data_age": ("data_age", False),
+    "model_risk": ("model_risk", False),
+    "regret": ("implied_regret", False),
+}
+
+
+def graded(**changes: object) -> tuple[str, str]:
+    letters, why = grade(pd.DataFrame([BEST | changes]), LIMITS)
+    return str(letters[0]), str(why[0])
+
+
+def test_every_criterion_is_tested() -> None:
+    assert set(CRITERIA) == set(GradeLimits.model_fields)
+    assert graded() == ("A", "every limit of A is kept")
+
+
+@pytest.mark.parametrize("limit", CRITERIA)
+def test_limit_itself_still_has_the_grade_and_what_is_beyond_the_next(limit: str) -> None:
+    column, more = CRITERIA[limit]
+    for letter, below, bound in zip("ABC", "BCD", getattr(LIMITS, limit), strict=True):
+        assert graded(**{column: bound})[0] == letter
+        beyond = bound * (1 - 1e-9) if more else bound * (1 + 1e-9) + 1e-12
+        got, why = graded(**{column: beyond})
+        assert got == below
+        assert why.endswith(f" {beyond:.3g}")
+    assert graded(**{column: np.nan})[0] == "D"
+
+
+def test_worst_criterion_decides_and_all_that_are_as_bad_are_named() -> None:
+    letter, why = graded(model_risk=8.0, data_age=1, signed_share=0.3)
+    assert letter == "C"
+    assert why == "share of the volume signed 0.3; laws apart by a factor 8"
+    assert graded(method="rule")[0] == "C"
+
+
+def test_laws_far_apart_lower_the_grade_of_a_market_that_is_else_the_same() -> None:
+    """At a thousandth of the spread the rule is nearly free, and the other laws are not."""
+    of = panel()
+    of.impact.slope_se[:] = 0.02 * of.impact.slope
+    of.statistics["signed_share"] = 1.0
+    limits = GradeLimits(regret=(9.0, 9.0, 9.0), sigma_log_sd=(1.0, 1.0, 1.0), buckets=(1, 1, 1))
+    rules = CalibrationRules(grades=limits)
+    near = calibrate(of, rules)
+    of.statistics[["spread", "spread_se"]] /= 1_000.0
+    far = calibrate(of, rules)
+    worse = far["model_risk"] > 12.0
+    assert worse.any()
+    assert (near.loc[worse, "model_risk"] < far.loc[worse, "model_risk"]).all()
+    assert set(far.loc[worse, "grade"]) == {"D"}
+    assert far.loc[worse, "grade_reason"].str.startswith("laws apart by a factor").all()
+    assert (near.loc[worse, "grade"] < "D").all()
+
+
+@pytest.mark.parametrize("method", ["law", "tape", "rule"])
+def test_regret_is_that_of_a_kappa_off_by_one_standard_deviation(method: str) -> None:
+    """κ = √(λσ²/η): Var log κ = Var log σ + ¼ Var log η, the two taken as if independent."""
+    rows = calibrate(panel(), CalibrationRules(method=method))
+    of_eta = np.log(rows["eta_high"] / rows["eta_low"]) / (2 * 1.959964)
+    of_sigma = rows["sigma_se"] / rows["sigma"]
+    sd = np.sqrt(of_sigma**2 + of_eta**2 / 4)
+    np.testing.assert_allclose(rows["log_kappa_sd"], sd, rtol=1e-9)
+    c = np.exp(sd)
+    np.testing.assert_allclose(rows["implied_regret"], (c + 1 / c) / 2 - 1, rtol=1e-9)
+    assert (rows["implied_regret"] > 0).all()
