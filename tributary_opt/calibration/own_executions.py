@@ -224,7 +224,7 @@ def _judged(
 def _far_out(
     table: pd.DataFrame, size: FloatArray, half: FloatArray, cost: FloatArray, move: FloatArray
 ) -> NDArray[np.bool_]:
-    """Costs and moves that no market gives: a typing error would else be all that the law hears of.
+    """Costs and moves that hardly a market gives: a typing error would else be all that the law hears of.
 
     Where volatility is not what these orders met, their noise is estimated: the bound then grows with their median.
     """
