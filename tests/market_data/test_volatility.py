@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ CLOSE = np.log([0.52, 0.5, 0.51, 0.54, 0.52])
         (v.yang_zhang_weight(4), 0.1130820399113082),
         (v.yang_zhang_weight(2), 0.0783410138248848),
         (v.close_to_close([1.0, 3.0, 0.0]), 6.5),
+        (v.close_to_close([np.nan, 1.0, 3.0, np.nan, np.nan, 0.0, np.nan]), 13.0 / 4),
         (v.realised_variance([1.0, 3.0, np.nan, 0.0]), 13.0),
         (v.bipower_variance([1.0, 3.0, np.nan, 0.0, 1.0]), math.pi / 2 * (6 + 3)),
     ],
@@ -137,6 +139,23 @@ def test_too_few_prices_measure_nothing() -> None:
     assert found.variance[1] > 0
 
 
+@pytest.mark.parametrize(
+    ("estimator", "enough"), [(v.realised_variance, 2), (v.bipower_variance, 3), (v.close_to_close, 2)]
+)
+def test_variance_of_too_few_prices_is_no_number(estimator: Callable[[list[float]], np.ndarray], enough: int) -> None:
+    for n in range(5):
+        assert np.isnan(estimator([1.0] * n)) == (n < enough)
+        assert np.isnan(estimator([np.nan, *[1.0] * n, np.nan])) == (n < enough)
+
+
+def test_bar_with_a_missing_number_is_bad() -> None:
+    for place in range(4):
+        bar = [1.0, 2.0, 0.5, 1.5]
+        assert not v.bad_bars(*bar)
+        bar[place] = np.nan
+        assert v.bad_bars(*bar)
+
+
 def test_jump_shows_in_realised_and_not_in_bipower_variance() -> None:
     rng = np.random.default_rng(2)
     path = np.cumsum(rng.standard_normal((2_000, 289)), axis=1) / math.sqrt(288)
@@ -174,3 +193,19 @@ def test_prior_of_a_probability_is_the_published_one_and_below_the_ceiling() -> 
     np.testing.assert_allclose(prior, prior[::-1], rtol=1e-9)
     assert np.isnan(v.probability_prior([0.0, 1.0, 0.5], [1.0, 1.0, 0.0])).all()
     assert np.isnan(v.probability_ceiling([0.0, 1.0, 0.5], [1.0, 1.0, -1.0])).all()
+
+
+def test_probability_next_to_its_bound_has_a_prior_or_none_and_never_fails() -> None:
+    """At 1e-15 there is one, to the four digits that 1 - p leaves; where 1 - p is 1 there is none, as at 0."""
+    near, nearer = np.array([1e-15, 1.0 - 1e-15, 5e-15]), np.array([1e-17, 1e-300, 0.0, 1.0])
+    np.testing.assert_allclose(v.probability_ceiling(near, 5.0), np.sqrt(np.array([1.0, 1.0, 5.0]) * 2e-16), rtol=1e-3)
+    assert (v.probability_prior(near, 5.0) < v.probability_ceiling(near, 5.0)).all()
+    assert np.isnan(v.probability_prior(nearer, 5.0)).all()
+    assert np.isnan(v.probability_ceiling(nearer, 5.0)).all()
+
+
+def test_both_tokens_of_any_price_have_one_prior_ceiling_and_outcome_to_the_last_bit() -> None:
+    p = np.append(np.random.default_rng(4).uniform(size=2_000), 10.0 ** np.arange(-15, 0))
+    for of in (v.outcome_variance, lambda p: v.probability_prior(p, 7.0), lambda p: v.probability_ceiling(p, 7.0)):
+        np.testing.assert_array_equal(of(p), of(1.0 - p))
+    np.testing.assert_allclose(v.outcome_variance(p), p * (1.0 - p), atol=1.2e-16)

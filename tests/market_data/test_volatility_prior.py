@@ -89,3 +89,10 @@ def test_both_tokens_of_a_pair_have_one_volatility_and_days_are_those_of_the_mar
     pd.testing.assert_frame_equal(found(CASES)[columns], found(mirrored)[columns], rtol=1e-12)
     # Sessions of 8 hours: as many trading days left, the same volatility per trading day.
     pd.testing.assert_frame_equal(found(CASES)[columns], found(CASES, day_hours=8.0)[columns], rtol=1e-12)
+
+
+@pytest.mark.parametrize("price", [1e-15, 1e-17, 1.0 - 1e-16, 0.0, 1.0])
+def test_probability_at_its_bound_keeps_a_row_and_the_others_theirs(price: float) -> None:
+    rows = found({**CASES, "at its bound": ("probability", price, 25.0, 0.05, 0.0025)})
+    pd.testing.assert_frame_equal(rows.iloc[:-1], found(CASES))
+    assert rows["sigma"].iloc[-1] <= 0.05

@@ -72,11 +72,13 @@ def rogers_satchell(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: Ar
 
 
 def bad_bars(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> NDArray[np.bool_]:
-    """Bars that no path of prices gives: a negative Garman-Klass term, or an open or close outside of the range."""
+    """Bars that no path of prices gives: a negative Garman-Klass term, an open or close outside of the range, or a
+    number that is missing."""
     o, h, low_, c = (np.asarray(a, dtype=float) for a in (open_, high, low, close))
     # A term may fall below 0 by rounding alone: of numbers of the size of the range.
     negative = garman_klass(o, h, low_, c) < -1e-12 * (h - low_) ** 2
-    return np.asarray(negative | (h < np.maximum(o, c)) | (low_ > np.minimum(o, c)))
+    missing = ~np.isfinite(o + h + low_ + c)
+    return np.asarray(missing | negative | (h < np.maximum(o, c)) | (low_ > np.minimum(o, c)))
 
 
 def range_share(n_trades: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -101,19 +103,26 @@ def range_share(n_trades: ArrayLike) -> tuple[Floats, Floats, Floats]:
 
 
 def close_to_close(close: ArrayLike) -> Floats:
-    """Variance a bar, mean squared move from close to close: Σ (c_i - c_(i-1))² / n over the last axis.
+    """Variance a bar, mean squared move from close to close: Σ (c_i - c_(i-1))² / n over the last axis, n the bars
+    from the first close to the last one.
 
-    Efficiency 1 by definition. Unbiased without drift; bounce adds half the squared spread to every bar.
+    Efficiency 1 by definition. Unbiased without drift; bounce adds half the squared spread to every bar. A missing
+    close (NaN) is left out, and the move over it counts for the bars that it spans. NaN below two closes.
     """
-    moves = np.diff(np.asarray(close, dtype=float), axis=-1)
-    return np.asarray(np.mean(moves**2, axis=-1))
+    c = np.asarray(close, dtype=float)
+    there = np.isfinite(c)
+    place = np.arange(c.shape[-1])
+    first = np.min(np.where(there, place, c.shape[-1]), axis=-1, initial=c.shape[-1])
+    n = np.max(np.where(there, place, -1), axis=-1, initial=-1) - first
+    return np.asarray(np.where(n > 0, realised_variance(c) / np.maximum(n, 1), np.nan))
 
 
 def yang_zhang(open_: ArrayLike, high: ArrayLike, low: ArrayLike, close: ArrayLike) -> Floats:
     """Variance a bar with the gap before it: Var(o_i - c_(i-1)) + k Var(c_i - o_i) + (1 - k) mean RS.
 
     k = 0.34 / (1.34 + (n + 1)/(n - 1)) over the n bars that have a close before them; variances with n - 1. Efficiency
-    up to 14 (two bars, no gaps); unbiased with drift and with gaps. NaN below two such bars.
+    up to 14 (two bars, no gaps); unbiased with drift and with gaps. NaN below two such bars, and where a number of any
+    bar is missing.
 
     References
     ----------
@@ -138,24 +147,33 @@ def yang_zhang_weight(n: int) -> float:
 def realised_variance(prices: ArrayLike) -> Floats:
     """Variance of the whole path: Σ of squared moves over the last axis; missing prices are left out.
 
-    Unbiased without noise, its own variance (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002). Bounce adds 2 E[noise²] a
-    move.
+    Efficiency n, the number of moves, against the one squared move from end to end. Unbiased without noise, its own
+    variance (2/3) Σ r⁴ where moves are normal given their variances; with fatter tails it is more. Bounce adds
+    2 E[noise²] a move. NaN below two prices.
+
+    References
+    ----------
+    Barndorff-Nielsen & Shephard (2002), "Econometric analysis of realized volatility and its use in estimating
+    stochastic volatility models", J. R. Stat. Soc. B 64.
     """
-    return np.asarray(np.sum(_moves(_dense(prices)) ** 2, axis=-1))
+    p = _dense(prices)
+    n = np.sum(np.isfinite(p), axis=-1)
+    return np.asarray(np.where(n > 1, np.sum(_moves(p) ** 2, axis=-1), np.nan))
 
 
 def bipower_variance(prices: ArrayLike) -> Floats:
     """Variance of the path without its jumps: (π/2) Σ |r_i| |r_(i-1)| over the last axis; missing prices are left out.
 
-    Efficiency 0.77 of realised variance's where there are no jumps; reads low by 1/n.
+    Efficiency 0.77 of realised variance's where there are no jumps; reads low by 1/n. NaN below three prices.
 
     References
     ----------
     Barndorff-Nielsen & Shephard (2004), "Power and bipower variation with stochastic volatility and jumps", J. Fin.
     Econometrics 2.
     """
-    sizes = np.abs(_moves(_dense(prices)))
-    return np.asarray(np.pi / 2.0 * np.sum(sizes[..., 1:] * sizes[..., :-1], axis=-1))
+    p = _dense(prices)
+    n, sizes = np.sum(np.isfinite(p), axis=-1), np.abs(_moves(p))
+    return np.asarray(np.where(n > 2, np.pi / 2.0 * np.sum(sizes[..., 1:] * sizes[..., :-1], axis=-1), np.nan))
 
 
 @dataclass(frozen=True)
@@ -219,23 +237,29 @@ MIN_TWO_SCALE_MOVES = 8
 # --- what a probability can do ------------------------------------------------------------------------------
 
 
+def outcome_variance(price: ArrayLike) -> Floats:
+    """p (1 - p), the variance of the outcome of a probability: the same for both tokens of a pair to the last bit."""
+    smaller = _smaller(price)
+    return np.asarray(smaller * (1.0 - smaller))
+
+
 def probability_ceiling(price: ArrayLike, days_left: ArrayLike) -> Floats:
     """The largest σ that lasts: σ² T ≤ p (1 - p), the whole variance that a martingale has left to 0 or 1. [1/√day]"""
     p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        smaller = _smaller(p)
-        return np.where((left > 0) & (p > 0) & (p < 1), np.sqrt(smaller * (1.0 - smaller) / left), np.nan)
+        return np.where((left > 0) & (_smaller(p) > 0), np.sqrt(outcome_variance(p) / left), np.nan)
 
 
 def probability_prior(price: ArrayLike, days_left: ArrayLike) -> Floats:
     """σ of a probability by its price and the time to its resolution: φ(Φ⁻¹(p)) / √T. [1/√day]
 
     The price is Φ of a Brownian view of what decides it, even in information over time. Below `probability_ceiling`
-    everywhere, and the same for p and 1 - p.
+    everywhere, and the same for p and 1 - p. NaN for what is no probability, or so near to 0 or 1 that 1 - p is not
+    told from 1 (5e-17).
     """
-    p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
-    inside = (left > 0) & (p > 0) & (p < 1)
-    z = np.vectorize(NormalDist().inv_cdf, otypes=[float])(np.where(inside, _smaller(p), 0.5))
+    smaller, left = _smaller(price), np.asarray(days_left, dtype=float)
+    inside = (left > 0) & (smaller > 0)
+    z = np.vectorize(NormalDist().inv_cdf, otypes=[float])(np.where(inside, smaller, 0.5))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(inside, np.exp(-(z**2) / 2.0) / np.sqrt(2.0 * np.pi) / np.sqrt(left), np.nan)
 
@@ -292,9 +316,11 @@ def with_prior(
 # --- inside -------------------------------------------------------------------------------------------------
 
 
-def _smaller(p: Floats) -> Floats:
-    """min(p, 1 - p), without the rounding of 1 - p: the same for both tokens to the last bit."""
-    return np.asarray(np.round(np.minimum(p, 1.0 - p), 14), dtype=float)
+def _smaller(price: ArrayLike) -> Floats:
+    """min(p, 1 - p), the same for both tokens of a pair to the last bit: 1 less the larger one, which rounds nothing,
+    as 1 - p rounds for a small p only."""
+    p = np.asarray(price, dtype=float)
+    return np.asarray(1.0 - np.maximum(p, 1.0 - p))
 
 
 # Trades a bar; share of the variance that Parkinson, Garman-Klass and Rogers-Satchell show. 12,000 to 600,000 bars
