@@ -400,6 +400,7 @@ MARKET_DAYS: Final = Table(
         _double("spread_sum", "price", "sum of the two-sided spreads, a look each"),
         _double("mid_sum", "price", "sum of the two-sided mids, a look each"),
         _double("first_mid", "price", "last two-sided mid of the first 5-minute bucket that has one"),
+        _time("first_mid_at", "time of it"),
         _double("last_mid", "price", "last two-sided mid"),
         _time("last_mid_at", "time of it"),
         _long("n_depth", "two-sided looks with sizes on both sides, on a day with trades"),
@@ -474,6 +475,7 @@ PARAMETERS: Final = Table(
         _double("spread", "price", "the spread the parameters use"),
         _double("spread_se", "price", "its standard error, from day to day; null below two days"),
         _symbol("spread_source", "how it was measured: time_weighted_quoted | effective | edge | roll"),
+        _int("n_days_spread", "days on which it was measured", "day"),
         _double("quoted_spread", "price", "time-weighted, of two-sided books; null without one"),
         _double(
             "effective_spread",
@@ -485,13 +487,18 @@ PARAMETERS: Final = Table(
         _double("mean_spread", "price", "plain mean of the two-sided spreads, a look each"),
         _double("mean_mid", "price", "plain mean of the two-sided mids, a look each"),
         _double("sigma", "price/day^0.5", "volatility within sessions"),
-        _double("sigma_se", "price/day^0.5", "its standard error, from the moves themselves"),
+        _double(
+            "sigma_se", "price/day^0.5", "its standard error: from the moves and the days, and for the time not covered"
+        ),
         _symbol("sigma_source", "how it was measured: realised_mid | two_scale_trades | martingale_prior | pool"),
+        _double("sigma_covered", "-", "share of the window's session time that the prices behind sigma_measured span"),
         _double("sigma_measured", "price/day^0.5", "it before the peers' share, from this market alone"),
         _double("sigma_two_scale", "price/day^0.5", "from trades, their bounce taken out; null where not above 0"),
         _double("sigma_bipower", "price/day^0.5", "of mids, jumps left out"),
         _double("sigma_parkinson", "price/day^0.5", "Parkinson's, from trades; null on thin or bouncing tapes"),
         _double("sigma_garman_klass", "price/day^0.5", "Garman-Klass', from trades; null on thin or bouncing tapes"),
+        _double("sigma_rogers_satchell", "price/day^0.5", "Rogers-Satchell's, from trades; null likewise"),
+        _double("sigma_close_to_close", "price/day^0.5", "of last trades of 5-minute bars, their bounce included"),
         _double("sigma_prior", "price/day^0.5", "of a probability, by its price and the time to its resolution"),
         _double("sigma_prior_weight", "-", "weight of that prior in log sigma; 0 where there is none"),
         _double(

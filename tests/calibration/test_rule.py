@@ -62,6 +62,7 @@ SOUND: dict[str, Any] = {
     "spread": 0.02,
     "spread_se": 0.001,
     "spread_source": "time_weighted_quoted",
+    "n_days_spread": 30,
     "quoted_spread": 0.02,
     "effective_spread": 0.018,
     "edge_spread": np.nan,
@@ -71,6 +72,7 @@ SOUND: dict[str, Any] = {
     "sigma": 1.0,
     "sigma_se": 0.01,
     "sigma_source": "realised_mid",
+    "sigma_covered": 1.0,
     "sigma_two_scale": 1.0,
     "sigma_bipower": 1.0,
     "sigma_prior": np.nan,
@@ -78,6 +80,8 @@ SOUND: dict[str, Any] = {
     "sigma_ceiling": np.nan,
     "sigma_parkinson": 1.0,
     "sigma_garman_klass": 1.0,
+    "sigma_rogers_satchell": 1.0,
+    "sigma_close_to_close": 1.0,
     "walk_size": 20.0,
     "walk_share": 1.0,
     "walk_cost": 0.015,
@@ -230,7 +234,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no_two_sided_book": ({"price": math.nan, "spread": math.nan}, "of 5000 looks at the book none had both sides"),
     "price_at_bound": ({**YES, "price": 0.98}, "price 0.98 is within 2 ticks of 0.01 of its bound"),
     "wide_spread": ({"spread": 10.01}, "spread 10.01 is more than 0.2 of 50"),
-    "no_volatility": ({"sigma": 0.0}, "neither mid nor trades moved in 30 days with a book"),
+    "no_volatility": ({"sigma": 0.0}, "no move of mids, nor of trades behind their bounce, in 30 days with a book"),
 }
 
 

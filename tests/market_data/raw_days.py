@@ -258,6 +258,7 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
         "spread_sum": (ask - bid)[two].sum(),
         "mid_sum": mid.sum(),
         "first_mid": mids.iloc[0] if len(mids) else np.nan,
+        "first_mid_at": quoted["timestamp"].groupby(quoted["timestamp"].dt.floor("5min")).last().min(),
         "last_mid": mid.iloc[-1] if len(mid) else np.nan,
         "last_mid_at": quoted["timestamp"].max(),
         "n_mid_buckets": len(mids),

@@ -107,8 +107,9 @@ def calibrate(
     sigma = peers.sigma(out)
     no_sigma = ~(np.isfinite(sigma.value) & (sigma.value > 0))
     days_quoted, days_traded = statistics["n_days_quoted"], statistics["n_days_traded"]
-    still = text("neither mid nor trades moved in ", days_quoted, " days with a book, ", days_traded, " traded")
-    reasons.note("no_volatility", no_sigma, still)
+    still = "no move of mids, nor of trades behind their bounce, in "
+    seen = text(still, days_quoted, " days with a book, ", days_traded, " traded")
+    reasons.note("no_volatility", no_sigma, seen)
     adv, price, spread = (out[name].to_numpy(dtype=float) for name in ("adv", "price", "spread"))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         rule = rule_parameters(adv, spread, sigma.value / price, price)
@@ -306,7 +307,7 @@ class _Peers:
         own = np.isfinite(measured) & (measured > 0) & (~np.isfinite(error) | (error <= 0) | (pool is None))
         with np.errstate(divide="ignore", invalid="ignore"):
             log_sd = np.where(own, np.where(se > 0, _log_sd(se, measured), np.nan), found.log_sd)
-            half = np.exp(1.959964 * log_sd)
+            half = np.exp(np.minimum(t_quantile(dof) * log_sd, 700.0))
             value = np.where(own, measured, found.value * self._scale)
             low = np.where(own, measured / half, found.low * self._scale)
             high = np.where(own, measured * half, found.high * self._scale)

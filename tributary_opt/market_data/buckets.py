@@ -289,6 +289,7 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
         "spread_sum": book.sum(book["spread_sum"]),
         "mid_sum": book.sum(book["mid_sum"]),
         "first_mid": quoted.first(mid),
+        "first_mid_at": _stamps(quoted.first(quoted["last_mid_at"])),
         "last_mid": quoted.last(mid),
         "last_mid_at": _stamps(quoted.last(quoted["last_mid_at"])),
         "n_mid_buckets": quoted.count(np.ones(len(mid))).astype(np.int32),

@@ -1,12 +1,14 @@
 """Statistics of a window: market days added up to one row a market.
 
 Average daily volume counts every trading day of the window, those without a trade included. Volatility is within
-sessions, per √trading day; the move between sessions stands beside it.
+sessions, per √trading day; the move between sessions stands beside it. It is the variance of the paths that were seen
+over the time that they cover: a path of half an hour a day is no day's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,22 @@ import pandas as pd
 from tributary_opt.market_data.calendars import ALWAYS_OPEN
 from tributary_opt.market_data.hour_profiles import Profiles, profiles
 from tributary_opt.market_data.market_days import Window
+from tributary_opt.market_data.source import BUCKET_MINUTES
 from tributary_opt.market_data.spread import root
 
 MIN_WALK_SHARE = 0.9
 """Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
+
+MIN_COVERED = 0.5
+"""Mids that span less of the window's session time give way to trades that span more: of less than half, more is
+filled in than seen. [-]"""
+
+UNSEEN_LOG_SD = 0.35
+"""How far the volatility of a time of day lies from its day's: by half hours, log σ of the recorded stocks and coins
+(AIG, BAC, Bitcoin, Litecoin) scatters by 0.26 to 0.36. It counts with the share of the days that was not seen. [-]"""
+
+MIN_CLUSTER_DAYS = 8
+"""Fewer days say too little about how days scatter: the error is that of the moves alone. [day]"""
 
 
 def day_weights(rows: pd.DataFrame, window: Window, half_life_days: float | None) -> np.ndarray:
@@ -78,7 +92,8 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     spread_of_days += np.maximum(days_squared - _sums(group, weights**2, len(first)), 0.0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     place = _place_in_window(rows, window)
-    variance, quoted_days, quarticity, overnight = _mid_moves(rows, group, len(first), place, weights)
+    of_mids, overnight = _mid_paths(rows, group, len(first), place)
+    of_trades = _trade_paths(rows, group, place)
     n_quoted = _sums(group, rows["n_mid_buckets"].to_numpy() > 1, len(first))
     n_trades, n_bars, n_traded_days = (
         total("n_trades"),
@@ -99,16 +114,27 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
             "roll": root(-4.0 * decayed("trade_products") / decayed("n_trade_products")),
         }
         spread, spread_source = _first_of(spreads)
-        spread_se = _spread_error(rows, group, len(first), spread, spread_source, weights)
-        # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002); square roots by the delta method.
-        of_mids = np.sqrt(variance / quoted_days)
-        of_mids_se = np.sqrt(2.0 / 3.0 * quarticity) / (2.0 * np.sqrt(variance * quoted_days))
-        of_trades, of_trades_se = _two_scale(rows, group, len(first), place, weights)
-        by_mids = np.isfinite(of_mids)
-        sigma, sigma_source = _first_of({"realised_mid": of_mids, "two_scale_trades": of_trades})
+        spread_se, n_days_spread = _spread_error(rows, group, len(first), spread, spread_source, weights)
+        by_mids, by_trades, by_products, by_bars = (
+            _volatility(paths, group, len(first), weights, days)
+            for paths in (of_mids, of_trades, _bipower_paths(rows), _bar_paths(rows))
+        )
+        two_scale = _positive(by_trades.value)
+        # Mids that stand still, or that span little, give way to trades that do not.
+        spans = (by_mids.covered >= MIN_COVERED) | (by_mids.covered >= by_trades.covered)
+        sound = (spans & (by_mids.value > 0)) | np.isnan(two_scale)
+        sigma, sigma_source = _first_of(
+            {"realised_mid": np.where(sound, by_mids.value, np.nan), "two_scale_trades": two_scale}
+        )
+        chosen = sigma_source == "realised_mid"
         # Bounce alone adds s²/(4 ln 2) to the variance of a bar: a range that owes it a tenth or more says nothing.
-        bounce = np.nan_to_num(spread) ** 2 / (4.0 * np.log(2.0)) * total("n_range_bars")
-        ranged = (total("n_range_bars") >= 0.9 * n_bars) & (bounce <= 0.1 * total("parkinson_variance"))
+        bounce = spread**2 / (4.0 * np.log(2.0)) * total("n_range_bars")
+        session_bars = _sums(group, np.where(rows["n_trades"].to_numpy() > 0, rows["n_buckets"], 0), len(first))
+        ranged = (total("n_range_bars") >= 0.9 * session_bars) & (bounce <= 0.1 * total("parkinson_variance"))
+
+        def of_ranges(name: str) -> np.ndarray:
+            return np.where(ranged, np.sqrt(_positive(decayed(name)) / traded_days), np.nan)
+
         return pd.DataFrame(
             {
                 "market_id": rows["market_id"].to_numpy()[last],
@@ -152,6 +178,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "spread": spread,
                 "spread_se": spread_se,
                 "spread_source": spread_source,
+                "n_days_spread": n_days_spread.astype(np.int32),
                 "quoted_spread": spreads["time_weighted_quoted"],
                 "effective_spread": spreads["effective"],
                 "edge_spread": spreads["edge"],
@@ -159,12 +186,17 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "mean_spread": total("spread_sum") / n_two_sided,
                 "mean_mid": total("mid_sum") / n_two_sided,
                 "sigma": sigma,
-                "sigma_se": np.where(by_mids, of_mids_se, of_trades_se),
+                "sigma_se": np.where(chosen, by_mids.se, by_trades.se),
                 "sigma_source": sigma_source,
-                "sigma_two_scale": of_trades,
-                "sigma_bipower": np.where(n_quoted > 0, np.sqrt(decayed("bipower_variance") / quoted_days), np.nan),
-                "sigma_parkinson": np.where(ranged, np.sqrt(decayed("parkinson_variance") / traded_days), np.nan),
-                "sigma_garman_klass": np.where(ranged, np.sqrt(decayed("garman_klass_variance") / traded_days), np.nan),
+                "sigma_covered": np.where(
+                    np.isfinite(sigma), np.where(chosen, by_mids.covered, by_trades.covered), np.nan
+                ),
+                "sigma_two_scale": two_scale,
+                "sigma_bipower": by_products.value,
+                "sigma_parkinson": of_ranges("parkinson_variance"),
+                "sigma_garman_klass": of_ranges("garman_klass_variance"),
+                "sigma_rogers_satchell": of_ranges("rogers_satchell_variance"),
+                "sigma_close_to_close": by_bars.value,
                 **_walk_columns(total),
                 "bucket_size_squared": total("size_squared") / total("n_buckets"),
                 "trades_per_bar": n_trades / n_bars,
@@ -232,20 +264,22 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 def _spread_error(
     rows: pd.DataFrame, group: np.ndarray, n: int, spread: np.ndarray, source: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Standard error of a ratio of sums over days, from how the days scatter about it; NaN below two days."""
-    out = np.full(n, np.nan)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of a ratio of sums over days, from how the days scatter about it, NaN below two days; and of how
+    many days the ratio is."""
+    out, n_days = np.full(n, np.nan), np.zeros(n)
     of_square = {"edge", "roll"}
     for name, (top, bottom, factor) in _SPREAD_SUMS.items():
         mine = source == name
         x, w = weights * rows[top].to_numpy(dtype=float) * factor, weights * rows[bottom].to_numpy(dtype=float)
         ratio = spread**2 if name in of_square else spread
         days = _sums(group, w > 0, n)
+        n_days[mine] = days[mine]
         scatter = _sums(group, np.where(mine[group], x - np.nan_to_num(ratio)[group] * w, 0.0) ** 2, n)
         error = np.sqrt(scatter * days / (days - 1)) / _sums(group, w, n)
         mine &= days > 1
         out[mine] = (error / (2.0 * spread) if name in of_square else error)[mine]
-    return out
+    return out, n_days
 
 
 _SPREAD_SUMS = {
@@ -256,61 +290,145 @@ _SPREAD_SUMS = {
 }
 
 
-def _two_scale(
-    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """σ from trades with their bounce taken out, and its standard error; NaN where nothing is left."""
-    measured = rows["n_two_scale"].to_numpy() > 0
-    variance, error = (
-        _sums(group, np.where(measured, weights**power * rows[name].to_numpy(dtype=float), 0.0), n)
-        for name, power in (("two_scale_variance", 1), ("two_scale_error", 2))
-    )
-    days = _sums(group, np.where(measured, weights, 0.0), n)
-    # Around the clock the move from the last trade of a day to the first of the next belongs to the session, less the
-    # bounce at both ends of it.
-    noise = rows["noise_variance"].to_numpy(dtype=float)
-    gap = rows["open_price"].to_numpy(dtype=float)[1:] - rows["close_price"].to_numpy(dtype=float)[:-1]
-    always = _neighbours(group, place, gap) & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:]
-    always &= measured[1:] & measured[:-1]
-    squared, w = np.where(always, gap, 0.0) ** 2, weights[1:]
-    variance += _sums(group[1:], w * (squared - np.where(always, noise[1:] + noise[:-1], 0.0)), n)
-    error += 2.0 / 3.0 * _sums(group[1:], (w * squared) ** 2, n)
-    sigma = np.sqrt(_positive(variance) / days)
-    return sigma, np.sqrt(error) / (2.0 * sigma * days)
+@dataclass(frozen=True)
+class _Paths:
+    """What the paths of one kind of price say, by market day; 0 where there is none."""
+
+    variance: np.ndarray
+    """Of the path. [price²]"""
+    error: np.ndarray
+    """Variance of `variance`. [price⁴]"""
+    covered: np.ndarray
+    """Share of the day's session from the first price of the path to the last one. [-]"""
 
 
-def _neighbours(group: np.ndarray, place: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Rows but the first whose row before is the same market's, of the trading day before, with a move in between."""
-    return np.asarray((group[1:] == group[:-1]) & (np.diff(place) == 1) & np.isfinite(gap))
+@dataclass(frozen=True)
+class _Volatility:
+    """What paths say of σ, by market."""
+
+    value: np.ndarray
+    """NaN without a path, and where noise left a negative variance. [price/√day]"""
+    se: np.ndarray
+    covered: np.ndarray
+    """Share of the window's session time that the paths cover. [-]"""
 
 
-def _mid_moves(
-    rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Σ of squared moves within sessions, days that have one, Σ of fourth powers, and the rms move between sessions.
+def _volatility(paths: _Paths, group: np.ndarray, n: int, weights: np.ndarray, days: np.ndarray) -> _Volatility:
+    """σ of paths that cover parts of days, √(Σ variance / Σ covered), and its standard error.
 
-    Squared moves and days count with the day's weight, fourth powers with its square.
+    The error is that of the moves, or from `MIN_CLUSTER_DAYS` on that of the days' scatter about the ratio where it is
+    larger: fat tails, and variances that differ from day to day, are in the latter only. What the days did not cover
+    adds `UNSEEN_LOG_SD` times its share.
     """
-    rv = rows["realised_variance"].to_numpy(dtype=float)
-    rq = rows["realised_quarticity"].to_numpy(dtype=float)
-    quoted = rows["n_mid_buckets"].to_numpy() > 1
-    variance = _sums(group, np.where(quoted, weights * rv, 0.0), n)
-    quarticity = _sums(group, np.where(quoted, weights**2 * rq, 0.0), n)
-    quoted_days = _sums(group, np.where(quoted, weights, 0.0), n)
+    x, time = weights * paths.variance, weights * paths.covered
+    total, seen = _sums(group, time, n), paths.covered > 0
+    variance = _sums(group, x, n) / total
+    value = np.sqrt(np.where(variance >= 0, variance, np.nan))
+    n_days = _sums(group, seen, n)
+    of_moves = _sums(group, weights**2 * paths.error, n)
+    of_days = _sums(group, (x - np.nan_to_num(variance)[group] * time) ** 2, n) * n_days / (n_days - 1)
+    error = np.where(n_days >= MIN_CLUSTER_DAYS, np.fmax(of_moves, of_days), of_moves)
+    unseen = np.maximum(1.0 - total / _sums(group, weights * seen, n), 0.0)
+    se = np.hypot(np.sqrt(error) / (2.0 * value * total), UNSEEN_LOG_SD * unseen * value)
+    return _Volatility(value, se, total / days)
 
+
+def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[_Paths, np.ndarray]:
+    """Paths of the last mids of buckets, and by market the rms move between sessions."""
+    quoted = rows["n_mid_buckets"].to_numpy() > 1
+    begins, ends = _bucket(rows["first_mid_at"]), _bucket(rows["last_mid_at"])
+    # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002).
+    variance, error, covered = (
+        np.where(quoted, values, 0.0)
+        for values in (
+            rows["realised_variance"].to_numpy(dtype=float),
+            2.0 / 3.0 * rows["realised_quarticity"].to_numpy(dtype=float),
+            (ends - begins) / _session(rows),
+        )
+    )
     # From the last mid of a trading day to the first of the next, where neither day is missing in between.
-    gap = rows["first_mid"].to_numpy(dtype=float)[1:] - rows["last_mid"].to_numpy(dtype=float)[:-1]
+    gap = _either_axis(rows, "first_mid")[1:] - _either_axis(rows, "last_mid")[:-1]
     neighbours = _neighbours(group, place, gap)
     squared = np.where(neighbours, gap, 0.0) ** 2
     between = _sums(group[1:], squared, n)
     n_gaps = _sums(group[1:], neighbours, n)
 
-    # Around the clock there is no night: the move into a day's first bucket is one more 5-minute move of the session.
-    always = (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:] & quoted[1:]
-    variance += _sums(group[1:], np.where(always, weights[1:] * squared, 0.0), n)
-    quarticity += _sums(group[1:], np.where(always, (weights[1:] * squared) ** 2, 0.0), n)
+    # Around the clock there is no night: the move into a day's first bucket is one more move of the session.
+    always = neighbours & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:] & quoted[1:]
+    variance[1:] += np.where(always, squared, 0.0)
+    error[1:] += np.where(always, 2.0 / 3.0 * squared**2, 0.0)
+    covered[1:] += np.where(always, (begins[1:] - ends[:-1]) / _session(rows)[1:], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return variance, quoted_days, quarticity, np.sqrt(between / n_gaps)
+        return _Paths(variance, error, covered), np.sqrt(between / n_gaps)
+
+
+def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _Paths:
+    """Paths of the last trades of bars, their bounce taken out."""
+    measured = rows["n_two_scale"].to_numpy() > 0
+    begins, ends = _bucket(rows["first_trade_at"]), _bucket(rows["last_trade_at"])
+    variance, error, covered = (
+        np.where(measured, values, 0.0)
+        for values in (
+            rows["two_scale_variance"].to_numpy(dtype=float),
+            rows["two_scale_error"].to_numpy(dtype=float),
+            (ends - begins) / _session(rows),
+        )
+    )
+    # Around the clock the move from the last trade of a day to the first of the next belongs to the session, less the
+    # bounce at both ends of it.
+    noise = rows["noise_variance"].to_numpy(dtype=float)
+    gap = _either_axis(rows, "open_price")[1:] - _either_axis(rows, "close_price")[:-1]
+    always = _neighbours(group, place, gap) & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:]
+    always &= measured[1:] & measured[:-1]
+    squared = np.where(always, gap, 0.0) ** 2
+    variance[1:] += np.where(always, squared - noise[1:] - noise[:-1], 0.0)
+    error[1:] += 2.0 / 3.0 * squared**2
+    took = (_plain(rows["first_trade_at"])[1:] - _plain(rows["last_trade_at"])[:-1]) / _BUCKET
+    covered[1:] += np.where(always, took / _session(rows)[1:], 0.0)
+    return _Paths(variance, error, covered)
+
+
+def _bipower_paths(rows: pd.DataFrame) -> _Paths:
+    """Paths of mids within days, jumps left out; without an error."""
+    measured = rows["n_mid_buckets"].to_numpy() > 2
+    covered = (_bucket(rows["last_mid_at"]) - _bucket(rows["first_mid_at"])) / _session(rows)
+    variance = np.where(measured, rows["bipower_variance"].to_numpy(dtype=float), 0.0)
+    return _Paths(variance, np.zeros(len(rows)), np.where(measured, covered, 0.0))
+
+
+def _bar_paths(rows: pd.DataFrame) -> _Paths:
+    """Paths of the last trades of bars within days, bounce and all; without an error."""
+    measured = rows["n_trade_bars"].to_numpy() > 1
+    covered = (_bucket(rows["last_trade_at"]) - _bucket(rows["first_trade_at"])) / _session(rows)
+    variance = np.where(measured, rows["trade_variance"].to_numpy(dtype=float), 0.0)
+    return _Paths(variance, np.zeros(len(rows)), np.where(measured, covered, 0.0))
+
+
+_BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
+
+
+def _bucket(times: pd.Series) -> np.ndarray:
+    """The bucket of the clock that each time is in; NaN for none."""
+    stamps = _plain(times)
+    of_clock = stamps.astype("datetime64[m]").astype(np.int64) // BUCKET_MINUTES
+    return np.where(np.isnat(stamps), np.nan, of_clock)
+
+
+def _session(rows: pd.DataFrame) -> np.ndarray:
+    """Length of each row's session, in buckets."""
+    return np.asarray((_plain(rows["session_end"]) - _plain(rows["session_start"])) / _BUCKET)
+
+
+def _either_axis(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """A price, of a pair's first token as its second one has it: so that both have the same moves to the last bit."""
+    price, other = rows[name].to_numpy(dtype=float), rows["folded_with"].to_numpy(dtype=object)
+    first = (other != "") & (rows["token_id"].to_numpy(dtype=object) < other)
+    return np.where(first, 1.0 - price, price)
+
+
+def _neighbours(group: np.ndarray, place: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Rows but the first whose row before is the same market's, of the trading day before, with a move in between."""
+    return np.asarray((group[1:] == group[:-1]) & (np.diff(place) == 1) & np.isfinite(gap))
 
 
 def _place_in_window(rows: pd.DataFrame, window: Window) -> np.ndarray:

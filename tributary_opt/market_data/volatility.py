@@ -4,9 +4,10 @@ Every function gives *variances*, in the square of what it was given: prices (Al
 probability has no use for logarithms) or their logarithms. Efficiency is the variance of the close-to-close estimator
 over the estimator's own, for a Brownian motion without drift, gaps and noise, seen at every instant.
 
-What is measured on a market: realised variance of two-sided mids where there are books, the two-scale realised
-variance of trades where there are none. Range estimators stand beside them: they read low on thin bars
-(`range_share`) and high where trades bounce between bid and ask.
+What is measured on a market: realised variance of two-sided mids where books cover the time and move, the two-scale
+realised variance of trades else. Range estimators of 5-minute bars stand beside them: they read low on thin bars
+(`range_share`) and high where trades bounce between bid and ask. `close_to_close`, `yang_zhang`, `garman_klass_short`
+and `bad_bars` are there for bars of your own; no night calls them.
 """
 
 from __future__ import annotations
