@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from evidence_made import evidence
+from scipy import stats
 from test_rule import END, SOUND
 
 from tributary_opt.calibration.drift import with_drift
@@ -271,3 +272,14 @@ def test_each_bucket_lengths_response_stands_in_the_row_with_its_error() -> None
         np.testing.assert_allclose(rows[f"response_{minutes}m"], slopes[:, at], rtol=1e-12)
         np.testing.assert_array_equal(rows["response"], rows[f"response_{minutes}m"])
         np.testing.assert_array_equal(rows["response_se"], rows[f"response_{minutes}m_se"])
+
+
+@pytest.mark.parametrize("source", ["effective", "edge", "roll"])
+def test_fixed_cost_has_an_interval_by_the_days_behind_its_spread_without_a_book(source: str) -> None:
+    no_book = {"n_days_quoted": 0, "n_snapshots": 0, "spread_source": source}
+    days = [1, 2, 10, 30]
+    rows = calibrate(measured([{**no_book, "n_days_spread": n} for n in days]), LAW)
+    assert np.isnan(rows.loc[0, "epsilon_low"])
+    half = stats.t.ppf(0.975, np.array(days[1:]) - 1) * rows["epsilon_se"][1:] / rows["epsilon"][1:]
+    np.testing.assert_allclose(rows["epsilon_low"][1:], rows["epsilon"][1:] * np.exp(-half), rtol=2e-3)
+    np.testing.assert_allclose(rows["epsilon_high"][1:], rows["epsilon"][1:] * np.exp(half), rtol=2e-3)

@@ -198,7 +198,8 @@ def calibrate(
         out[f"{name}_low"], out[f"{name}_high"] = shown(value * np.exp(-half)), shown(value * np.exp(half))
     out["epsilon"] = shown(epsilon)
     out["epsilon_se"] = shown(out["spread_se"].to_numpy(dtype=float) / 2.0)
-    days = out["n_days_quoted"].to_numpy(dtype=float)
+    days = out["n_days_spread"].to_numpy(dtype=float)
+    days = np.where(np.isfinite(days), days, days_quoted)  # statistics not made from market days may not say
     with np.errstate(divide="ignore", invalid="ignore"):
         half = np.minimum(t_quantile(days - 1) * out["epsilon_se"].to_numpy() / epsilon, 700.0)
         out["epsilon_low"], out["epsilon_high"] = shown(epsilon * np.exp(-half)), shown(epsilon * np.exp(half))
