@@ -283,3 +283,35 @@ def test_fixed_cost_has_an_interval_by_the_days_behind_its_spread_without_a_book
     half = stats.t.ppf(0.975, np.array(days[1:]) - 1) * rows["epsilon_se"][1:] / rows["epsilon"][1:]
     np.testing.assert_allclose(rows["epsilon_low"][1:], rows["epsilon"][1:] * np.exp(-half), rtol=2e-3)
     np.testing.assert_allclose(rows["epsilon_high"][1:], rows["epsilon"][1:] * np.exp(half), rtol=2e-3)
+
+
+def pairs(n: int = 15) -> Measured:
+    """Two tokens of each of `n` markets, one seen in the mirror, with the same tape but their prices."""
+    rng = np.random.default_rng(3)
+    price, sigma, spread, adv = (
+        rng.uniform(*ends, n) for ends in ((0.03, 0.97), (0.002, 0.02), (1e-3, 5e-3), (1e4, 1e6))
+    )
+    changes = [
+        {"market_id": f"P{i:02d}", "token_id": token, "folded_with": other, "price": p, "sigma": sigma[i]}
+        | {"sigma_se": 0.1 * sigma[i], "spread": spread[i], "spread_se": 0.05 * spread[i], "adv": adv[i]}
+        for i in range(n)
+        for token, other, p in (("a:no", "b:yes", price[i]), ("b:yes", "a:no", 1.0 - price[i]))
+    ]
+    slope = np.repeat(np.exp(rng.normal(1.5, 0.5, n)) * sigma / adv, 2)
+    tape = {"slope": slope, "slope_se": 0.3 * slope, "direct_eta": 0.3 * slope, "direct_eta_se": 0.1 * slope}
+    whole = measured(changes, n=np.full(2 * n, 800.0), n_clusters=np.full(2 * n, 30.0), **tape)
+    keys = whole.statistics[["market_id", "token_id"]]
+    markets = ReferenceData(keys.assign(kind="probability", taker_fee=0.02, fee_kind="probability", tick_size=1e-4))
+    return dataclasses.replace(whole, reference=markets.of(whole.statistics))
+
+
+@pytest.mark.parametrize("method", ["law", "tape", "rule"])
+def test_both_tokens_have_the_same_parameters_to_the_last_bit_with_a_pool(method: str) -> None:
+    rows = calibrate(pairs(), CalibrationRules(method=method))
+    assert (rows["status"] == "ok").all()
+    assert rows["response_own"].between(0.01, 0.999).all()  # the pool speaks
+    one, other = (rows.iloc[start::2].reset_index(drop=True) for start in (0, 1))
+    own = ("token_id", "folded_with", "price", "last_trade_price", "mean_mid", "complement_token_id")
+    same = [c for c in rows.columns if c not in own and not c.endswith("_bps")]
+    pd.testing.assert_frame_equal(one[same], other[same], check_exact=True)
+    np.testing.assert_allclose(one["price"] * one["cost_law_bps"], other["price"] * other["cost_law_bps"], rtol=1e-12)

@@ -297,7 +297,7 @@ def test_thresholds_are_inclusive_where_they_say_so() -> None:
     just(({"sigma": 5e-60}, "ok"), ({"sigma": 0.0}, "no_volatility"), ({"sigma": math.nan}, "no_volatility"))
 
 
-@pytest.mark.parametrize("price", [0.02, 0.98, 0.01, 0.999, 1.0 - 0.02])
+@pytest.mark.parametrize("price", [0.02, 0.98, 0.01, 0.999, 1.0 - 0.02, 1e-15, 1.0 - 1e-15, 1e-17])
 def test_probability_within_two_ticks_of_a_bound_is_refused_rounding_or_not(price: float) -> None:
     assert verdicts({**YES, "price": price, "spread": 0.001}) == ["price_at_bound"]
 

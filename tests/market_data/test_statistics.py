@@ -259,6 +259,23 @@ def test_frozen_book_does_not_hide_trades_that_move() -> None:
     assert (still["sigma"], still["sigma_source"]) == (0.0, "realised_mid")
 
 
+def test_moves_over_midnight_are_those_of_the_other_token_to_the_last_bit() -> None:
+    rng = np.random.default_rng(6)
+    rows = []
+    for i in range(40):
+        for day in (SUNDAY, MONDAY, TUESDAY):
+            first, last, at_open, at_close = rng.uniform(0.01, 0.99, 4)
+            row = quoted(day, first, last, 1e-6).assign(open_price=at_open, close_price=at_close, n_two_scale=20)
+            row = row.assign(first_trade_at=row["session_start"], last_trade_at=row["session_end"])
+            row = row.assign(market_id=f"P{i:02d}", token_id="a:no", folded_with="b:yes")
+            prices = ["first_mid", "last_mid", "open_price", "close_price"]
+            rows += [row, row.assign(token_id="b:yes", folded_with="a:no", **(1.0 - row[prices]).to_dict("series"))]
+    s = statistics(*rows, as_of=TUESDAY, lookback=3)
+    names = ["sigma", "sigma_se", "sigma_two_scale", "overnight_sd"]
+    one, other = (s.loc[s["token_id"] == token, names].to_numpy() for token in ("a:no", "b:yes"))
+    np.testing.assert_array_equal(one, other)
+
+
 def t4(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_t(4, shape) / np.sqrt(2.0)
 

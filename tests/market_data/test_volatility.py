@@ -204,8 +204,8 @@ def test_probability_next_to_its_bound_has_a_prior_or_none_and_never_fails() -> 
     assert np.isnan(v.probability_ceiling(nearer, 5.0)).all()
 
 
-def test_both_tokens_of_any_price_have_one_prior_ceiling_and_outcome_to_the_last_bit() -> None:
+def test_both_tokens_of_any_price_have_one_prior_and_ceiling_to_the_last_bit() -> None:
     p = np.append(np.random.default_rng(4).uniform(size=2_000), 10.0 ** np.arange(-15, 0))
-    for of in (v.outcome_variance, lambda p: v.probability_prior(p, 7.0), lambda p: v.probability_ceiling(p, 7.0)):
-        np.testing.assert_array_equal(of(p), of(1.0 - p))
-    np.testing.assert_allclose(v.outcome_variance(p), p * (1.0 - p), atol=1.2e-16)
+    for of in (v.probability_prior, v.probability_ceiling):
+        np.testing.assert_array_equal(of(p, 7.0), of(1.0 - p, 7.0))
+    np.testing.assert_allclose(v.probability_ceiling(p, 1.0) ** 2, p * (1.0 - p), atol=1.2e-16, rtol=1e-14)

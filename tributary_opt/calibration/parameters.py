@@ -114,7 +114,7 @@ def calibrate(
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         rule = rule_parameters(adv, spread, sigma.value / price, price)
         # Of p (1 - p) on prediction venues, the same for both tokens; else of the notional.
-        per_contract = np.where(out["fee_kind"] == "probability", price * (1.0 - price), price)
+        per_contract = np.where(out["fee_kind"] == "probability", _outcome_variance(price), price)
         fee = out["taker_fee"].to_numpy() * per_contract
         epsilon = rule.epsilon + fee
         unit = sigma.value / adv
@@ -288,9 +288,10 @@ class _Peers:
         multiplier = markets["contract_multiplier"].to_numpy(dtype=float)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             # A probability's scale is the sd of its outcome: the same for both tokens of a pair.
-            self._scale = np.where(probability, np.sqrt(price * (1.0 - price)), price)
+            of_outcome = np.where(probability, _outcome_variance(price), np.nan)
+            self._scale = np.where(probability, np.sqrt(of_outcome), price)
             columns = [np.log(adv * self._scale * multiplier), np.log(spread / self._scale), probability.astype(float)]
-            columns.append(np.where(probability, np.log(price * (1.0 - price)), np.nan))
+            columns.append(np.log(of_outcome))
         self._covariates = np.stack([np.where(np.isfinite(c), c, np.nan) for c in columns], axis=1)
         self.first_of_pair = ~_is_second_of_a_pair(markets)
 
@@ -327,6 +328,12 @@ class _Peers:
         pool = fit_pool(here, se, dof, self._covariates, min_markets=self._min)
         found = posterior(np.where(ok, estimate, np.nan), se, dof, self._covariates, pool)
         return found, np.nan if pool is None else pool.center
+
+
+def _outcome_variance(price: FloatArray) -> FloatArray:
+    """p (1 - p) by the larger of the two, which both tokens of a pair share to the last bit: 1 - p rounds small p."""
+    larger = np.maximum(price, 1.0 - price)
+    return np.asarray(larger * (1.0 - larger))
 
 
 def _log_sd(se: pd.Series | FloatArray, value: FloatArray) -> FloatArray:

@@ -238,17 +238,11 @@ MIN_TWO_SCALE_MOVES = 8
 # --- what a probability can do ------------------------------------------------------------------------------
 
 
-def outcome_variance(price: ArrayLike) -> Floats:
-    """p (1 - p), the variance of the outcome of a probability: the same for both tokens of a pair to the last bit."""
-    smaller = _smaller(price)
-    return np.asarray(smaller * (1.0 - smaller))
-
-
 def probability_ceiling(price: ArrayLike, days_left: ArrayLike) -> Floats:
     """The largest σ that lasts: σ² T ≤ p (1 - p), the whole variance that a martingale has left to 0 or 1. [1/√day]"""
-    p, left = np.asarray(price, dtype=float), np.asarray(days_left, dtype=float)
+    smaller, left = _smaller(price), np.asarray(days_left, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((left > 0) & (_smaller(p) > 0), np.sqrt(outcome_variance(p) / left), np.nan)
+        return np.where((left > 0) & (smaller > 0), np.sqrt(smaller * (1.0 - smaller) / left), np.nan)
 
 
 def probability_prior(price: ArrayLike, days_left: ArrayLike) -> Floats:
