@@ -163,6 +163,30 @@ def test_token_without_ticks_has_the_row_of_its_complement_and_lone_tokens_keep_
 
 
 @pytest.mark.questdb
+def test_pair_with_one_book_has_its_mids_and_signs_the_other_tokens_trades_by_ticks(db: QuestDB) -> None:
+    """The limit that the module states: trades of no, without a book of its own, are signed by the tick rule."""
+    trades, books = ticks()
+    books = books[books["token_id"] == "b:yes"]
+    load(db, trades, books)
+    rows = market_days(db, pair()).read(MONDAY).set_index("token_id")
+    db.execute("TRUNCATE TABLE trades")
+    load(db, trades[trades["token_id"] == "b:yes"])
+    (alone,) = (
+        market_days(db, [{"market_id": "M", "token_id": None, "kind": "probability"}]).read(MONDAY).to_dict("records")
+    )
+    raw = raw_market_day(*on_axis_of("b:yes", trades, books), START, END, probability=True)
+    for name in ("volume", "realised_variance", "n_mid_buckets", "first_mid", "open_price", "two_scale_variance"):
+        assert rows.loc["b:yes", name] == pytest.approx(raw[name], rel=1e-9), name
+    for name in ("n_quote_rule", "effective_volume", "effective_spread_volume", "n_sides_compared", "compared_volume"):
+        assert rows.loc["b:yes", name] == pytest.approx(alone[name], rel=1e-9), name
+    of_no = (trades["token_id"] == "a:no") & trades["side"].isna()
+    assert 0 <= of_no.sum() - (rows["n_tick_rule"] - alone["n_tick_rule"]).iloc[0] <= 1  # its first trade has no tick
+    mirrored = {"n_tick_rule": "n_tick_rule", "buy_volume": "sell_volume", "realised_variance": "realised_variance"}
+    for name, other in mirrored.items():
+        assert rows.loc["a:no", name] == rows.loc["b:yes", other]
+
+
+@pytest.mark.questdb
 def test_day_is_read_again_when_tokens_become_complements_and_only_then(db: QuestDB) -> None:
     trades, books = ticks()
     load(db, trades, books)

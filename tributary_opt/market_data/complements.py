@@ -3,6 +3,9 @@
 Where reference data say so, and nowhere else, their ticks become one series on the axis of the first token (by name)
 before any sum over buckets is formed: two flows in the same bucket add up before they are squared. The second token's
 row is the first one's seen in the mirror, so that both carry the same impact, volatility and volume, to the last bit.
+
+Sides that are not given are inferred before, token by token: a trade is held against its own token's book only. Where
+just the other token has one, the tick rule decides, and the trade is in neither effective spread nor compared sides.
 """
 
 from __future__ import annotations
