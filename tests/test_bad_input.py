@@ -284,7 +284,7 @@ def test_market_with_nul_in_an_id_is_left_out_counted_and_logged(outcome: Outcom
 
 def test_mid_that_never_moved_and_market_without_trades_say_so(outcome: Outcome) -> None:
     flat = outcome.row("flat")
-    assert (flat["status"], flat["sigma_source"], flat["grade"]) == ("ok", "pool", "D")  # what its peers lend it
+    assert (flat["status"], flat["sigma_source"], flat["grade"]) == ("ok", "two_scale_trades", "D")  # its trades move
     assert outcome.row("only books")["reason"] == "no_trades"
 
 
