@@ -6,8 +6,9 @@ over the estimator's own, for a Brownian motion without drift, gaps and noise, s
 
 What is measured on a market: realised variance of two-sided mids where books cover the time and move, the two-scale
 realised variance of trades else. Range estimators of 5-minute bars stand beside them: they read low on thin bars
-(`range_share`) and high where trades bounce between bid and ask. `close_to_close`, `yang_zhang`, `garman_klass_short`
-and `bad_bars` are there for bars of your own; no night calls them.
+(`range_share`) and high where trades bounce between bid and ask. `yang_zhang`, `garman_klass_short` and `bad_bars` are
+there for bars of your own, no night uses them; what `realised_variance`, `bipower_variance` and `close_to_close` do for
+an array of prices, it adds up bucket by bucket.
 """
 
 from __future__ import annotations
