@@ -283,3 +283,34 @@ def test_shell_completes_commands_and_market_ids(root: Path, monkeypatch: pytest
     assert "ALPHA" in completed("schedule AL")
     assert "BETA" not in completed("schedule AL")
     assert "almgren_chriss_volume_time" in completed("schedule ALPHA 1 --strategy almgren_chriss_v")
+
+
+# --- the options of one order --------------------------------------------------------------------------------
+
+
+def scheduled(root: Path, *options: str, market: str = "ALPHA", size: str = "900") -> pd.DataFrame:
+    done = run(root, "schedule", market, size, *options, *EVER, "--json")
+    assert done.exit_code == 0, done.output
+    return pd.DataFrame(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("2026-03-04T10:00:00+02:00", "2026-03-04T08:00"),
+        ("2026-03-04T10:00-05:00", "2026-03-04T15:00"),
+        ("2026-03-04T10:00:00Z", "2026-03-04T10:00"),
+        ("2026-03-04 10:00", "2026-03-04T10:00"),
+        ("2026-03-04", "2026-03-04T00:00"),
+    ],
+)
+def test_start_is_the_instant_that_is_written(root: Path, text: str, begins: str) -> None:
+    times = scheduled(root, "--urgency", "1", "--start", text)["time"]
+    assert pd.Timestamp(times[0]).tz_localize(None) == pd.Timestamp(begins)
+
+
+@pytest.mark.parametrize("text", ["5", "20260304", "1772618400", "noon", "2026-03-04T10:00:00+99:00"])
+def test_start_that_is_no_time_is_refused(root: Path, text: str) -> None:
+    done = run(root, "schedule", "ALPHA", "900", "--urgency", "1", "--start", text, *EVER)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is no time: 2026-11-27T14:30 (UTC)" in done.stderr

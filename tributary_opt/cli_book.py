@@ -33,6 +33,14 @@ _Json = Annotated[bool, typer.Option("--json", help="JSON, one object a row.")]
 _Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
 _Root = Annotated[Path | None, typer.Option("--parquet", help="Parquet root; by default that of the settings.")]
 _Token = Annotated[str | None, typer.Option("--token", help="Token id, where the market has several.")]
+_Start = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=lambda text: _instant(text),
+        metavar="TIME",
+        help="When it begins, as in 2026-11-27T14:30 or with an offset, +02:00; UTC without one. Else times are days.",
+    ),
+]
 _Horizon = Annotated[float | None, typer.Option(help="Horizon [trading days]; by default the grid's first.")]
 _MinGrade = Annotated[str, typer.Option(help="Worst grade that will do: A, B, C or D.")]
 _MaxAge = Annotated[float, typer.Option(help="Oldest release that will do [h of trading].")]
@@ -118,7 +126,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
         cost_budget_bps: _Budget = None,
         horizon: _Horizon = None,
         side: Annotated[str, typer.Option(help="sell or buy.")] = "sell",
-        start: Annotated[datetime | None, typer.Option(help="When it begins, UTC; without it times are days.")] = None,
+        start: _Start = None,
         max_participation: Annotated[float | None, typer.Option(help="Largest share of the expected volume.")] = None,
         lot_size: Annotated[float | None, typer.Option(help="Slices are multiples of it [contracts].")] = None,
         min_grade: _MinGrade = "C",
@@ -142,7 +150,7 @@ def register(app: typer.Typer, refusals: Any) -> None:
                 cost_budget_bps=cost_budget_bps,
                 horizon=horizon,
                 side=side,  # type: ignore[arg-type]
-                start=None if start is None else start.replace(tzinfo=UTC),
+                start=start,
                 max_participation=max_participation,
                 lot_size=lot_size,
                 min_grade=min_grade,
@@ -255,6 +263,19 @@ def _book(root: Path | None) -> Iterator[ScheduleBook]:
             yield book
         except BookError as error:
             raise ValueError(str(error)) from None
+
+
+def _instant(text: str | datetime) -> datetime:
+    """An instant as ISO 8601 writes it, UTC where it names no offset; a bare number is none."""
+    if isinstance(text, datetime):
+        return text
+    try:
+        found = None if text.strip().isdigit() else datetime.fromisoformat(text.strip())
+    except ValueError:
+        found = None
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no time: 2026-11-27T14:30 (UTC) or 2026-11-27T09:30-05:00 would be one")
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 def _show(
