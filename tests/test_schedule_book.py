@@ -513,3 +513,17 @@ def test_schedule_that_does_not_add_up_is_never_returned(tmp_path: Path, monkeyp
     made = publish(tmp_path, markets=(market("ALPHA"),), grid=Grid())
     with pytest.raises(BookError, match="does not add up"):
         opened(tmp_path).schedule("ALPHA", made["order_size"].iloc[0], urgency=0.0)
+
+
+@pytest.mark.parametrize("n_steps", [24, 48])
+def test_replan_at_a_boundary_begins_with_the_slice_that_begins_there(tmp_path: Path, n_steps: int) -> None:
+    publish(tmp_path, markets=(market("ALPHA"),), grid=Grid(order_sizes_pct_adv=(1.0,), n_steps=n_steps))
+    book = opened(tmp_path)
+    t = book.schedule("ALPHA", 900.0, urgency=2.0)
+    for k in range(n_steps):
+        for now in (k / n_steps, float(t.timestamps[k]), k * (1 / n_steps)):
+            rest = book.replan(t, float(t.holdings[k]), now)
+            assert len(rest.trade_sizes) == n_steps - k, (k, now)
+            np.testing.assert_allclose(rest.trade_sizes, t.trade_sizes[k:], rtol=1e-9)
+        later = book.replan(t, float(t.holdings[k]), k / n_steps + 1e-6) if k + 1 < n_steps else None
+        assert later is None or len(later.trade_sizes) == n_steps - k - 1

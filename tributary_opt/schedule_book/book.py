@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from tributary_opt.storage.questdb import QuestDB
 
 
+_NEAR = 1e-9
+"""A boundary of slices is reached this share of a slice before it. [-]"""
+
+
 class ScheduleBook:
     """Published schedules and parameters of one release at a time; safe under threads.
 
@@ -358,6 +362,7 @@ class ScheduleBook:
             if times.dtype.kind == "M":
                 raise ValueError("the schedule has a start: give now as a datetime with a time zone")
             at = float(now)
+            at -= _NEAR * was["tau"]  # k slices of 1/48 day are not k/48 to the last bit
         step = int(np.searchsorted(times, at, side="left"))
         if step >= len(times) - 1:
             raise ScheduleRefused(f"the schedule is over at {times[-1]}: no step is left after {now}")
