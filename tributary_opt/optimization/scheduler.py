@@ -269,7 +269,12 @@ def _rounding(size: float) -> float:
 
 def _lots_in(size: float, lot_size: float) -> float:
     """The most lots that a size has room for, to its rounding."""
-    near = float(round(size / lot_size))
+    lots = float(size) / lot_size
+    if not math.isfinite(lots):
+        raise ValueError(
+            f"lot_size {lot_size:g} is too small for {size:g} contracts: their number is beyond the doubles"
+        )
+    near = float(round(lots))
     return near if near * lot_size <= size + _rounding(size) else near - 1.0
 
 
