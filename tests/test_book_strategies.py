@@ -96,6 +96,7 @@ def test_many_at_once_are_the_single_ones_in_every_strategy(release: tuple[Grid,
             one = book.schedule(**order, strategy=strategy)
             assert one.holdings.tobytes() == row["remaining"].tobytes()
             assert (one.params["source"], one.total_cost_estimate) == (row["source"], row["expected_cost_bps"])
+            assert (one.params["status"], one.params["warnings"]) == (row["status"], row["warnings"])
 
 
 # --- and between --------------------------------------------------------------------------------------------------
@@ -231,6 +232,59 @@ def test_replan_as_planned_is_the_rest_of_the_plan(plain: ScheduleBook, strategy
     np.testing.assert_allclose(again.holdings, t.holdings[22:], rtol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1_000.0, 900.0])
+def test_replan_as_planned_under_every_release_is_the_rest_of_the_plan(
+    release: tuple[Grid, Path, pd.DataFrame], size: float
+) -> None:
+    book = opened(release[1])
+    for name in ("FLAT", "HOURS"):
+        for strategy in ("almgren_chriss", "almgren_chriss_volume_time"):
+            t = book.schedule(name, size, strategy=strategy, urgency=2.2)
+            for step in (1, 17, 46):
+                rest = book.replan(t, float(t.holdings[step]), float(t.timestamps[step]))
+                np.testing.assert_allclose(rest.holdings, t.holdings[step:], rtol=1e-7, atol=1e-9 * size)
+                assert rest.strategy_name == t.strategy_name
+
+
+def test_replan_of_a_market_order_trades_what_is_left_at_once(plain: ScheduleBook) -> None:
+    t = plain.schedule("FLAT", 1_000.0, strategy="market_order")
+    rest = plain.replan(t, 400.0, float(t.timestamps[1]))
+    assert rest.trade_sizes.tolist() == [400.0, *[0.0] * 46]
+    assert rest.timestamps.tolist() == t.timestamps[1:].tolist()
+    assert rest.risk_aversion == math.inf
+    want = plain.schedule("FLAT", 400.0, strategy="market_order")
+    assert rest.params["expected_cost"] == pytest.approx(want.params["expected_cost"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("risk", "measured"),
+    [
+        ({"half_life": 0.3}, lambda t: t.params["half_life"]),
+        ({"cost_budget_bps": 9.0}, lambda t: t.total_cost_estimate),
+        ({"done_by": (0.8, 0.5)}, lambda t: 1 - t.holdings[24] / t.holdings[0]),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+@pytest.mark.parametrize("own", [{}, {"max_participation": 0.25}], ids=["as released", "own cap"])
+def test_every_release_meets_the_target_under_its_caps_and_law(
+    release: tuple[Grid, Path, pd.DataFrame], risk: dict[str, Any], measured: Any, own: dict[str, float]
+) -> None:
+    book = opened(release[1])
+    for name in ("FLAT", "HOURS"):
+        t = book.schedule(name, 900.0, **risk, **own)  # type: ignore[arg-type]
+        assert t.params["warnings"] == ()
+        wanted = next(iter(risk.values()))
+        assert measured(t) == pytest.approx(wanted[0] if isinstance(wanted, tuple) else wanted, rel=1e-8), name
+
+
+def test_frontier_under_caps_that_cannot_be_kept_names_the_limit(tmp_path: Path) -> None:
+    publish(tmp_path, markets=MARKETS, grid=CAPPED.model_copy(update={"max_participation": 0.05}))
+    book = opened(tmp_path)
+    for ask in (lambda: book.frontier("FLAT", 5_500.0), lambda: book.compare("FLAT", 5_500.0, half_life=0.3)):
+        with pytest.raises(ScheduleRefused, match=r"max_participation=0\.05: .*shortest feasible"):
+            ask()
+
+
 # --- refusals and tables ----------------------------------------------------------------------------------------------
 
 
@@ -244,6 +298,9 @@ def test_replan_as_planned_is_the_rest_of_the_plan(plain: ScheduleBook, strategy
         ({"urgency": 1.0, "max_participation": 1.5}, "must be > 0 and <= 1"),
         ({"urgency": 1.0, "lot_size": 0.0}, "lot_size must be finite and > 0"),
         ({"urgency": 1.0, "lot_size": math.nan}, "lot_size must be finite and > 0"),
+        ({"urgency": 1.0, "lot_size": 5e-324}, "lot_size 4.94066e-324 is too small for 1000 contracts"),
+        ({"urgency": 1.0, "lot_size": 5e-324, "max_participation": 0.1}, "lot_size 4.94066e-324 is too small"),
+        ({"urgency": 1.0, "lot_size": "10"}, "lot_size must be a number, got '10'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(plain: ScheduleBook, ask: dict[str, Any], said: str) -> None:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,20 @@ from tributary_opt.schedule_book.hull import (
     Place,
     grade_index,
     key_of,
+    number,
     one_risk,
     place_of,
     unfit,
 )
 from tributary_opt.schedule_book.snapshot import ScheduleRefused, Snapshot
-from tributary_opt.schedule_book.solving import Order, published, risk_aversion_of, slice_prices, solved
+from tributary_opt.schedule_book.solving import (
+    Order,
+    kept,
+    published,
+    risk_aversion_of,
+    solved,
+    within_limits,
+)
 
 # Half of the life of a process that looks up one order would be the import of pandas and of a database's clients:
 # they are imported where they are used.
@@ -95,22 +103,31 @@ class ScheduleBook:
         BookError
             Where there is no release, or none that is whole.
         """
+        if refresh_seconds is not None and not 0 < number("refresh_seconds", refresh_seconds) < math.inf:
+            raise ValueError(f"refresh_seconds must be finite and > 0, got {refresh_seconds:g}")
         if not isinstance(source, Path | str):
             from tributary_opt.settings import Settings
 
             if isinstance(source, Settings):
                 source = source.parquet_root if source.questdb is None else source.questdb
+        if isinstance(source, str) and "://" in source:
+            raise BookError(f"{source.partition('://')[0]}:// is no folder: give the Parquet root, or a QuestDBServer")
         if isinstance(source, Path | str):
             root = Path(source)
             book = cls(lambda: of_parquet(root), clock=clock)
         else:
             from tributary_opt.schedule_book.from_questdb import of_questdb
+            from tributary_opt.settings import QuestDBServer
             from tributary_opt.storage.questdb import QuestDB
 
+            if not isinstance(source, QuestDB | QuestDBServer):
+                raise TypeError(
+                    f"source must be a Parquet root, a QuestDBServer, a QuestDB or Settings, got {source!r}"
+                )
             db = source if isinstance(source, QuestDB) else QuestDB(source)
             book = cls(lambda: of_questdb(db), clock=clock, close=db.close if db is not source else lambda: None)
         if refresh_seconds is not None:
-            book._follow(refresh_seconds)
+            book._follow(float(refresh_seconds))
         return book
 
     def __enter__(self) -> ScheduleBook:
@@ -173,7 +190,10 @@ class ScheduleBook:
         frame = frame[frame["market_id"].str.contains(search, case=False, regex=False)]
         if min_grade is not None:
             allowed = GRADES[: grade_index(min_grade) + 1]
-            frame = frame[frame["grade"].isin(allowed)]
+            taken = frame["grade"].isin(allowed)
+            if allowed == GRADES:  # as `schedule` does: a grade that is not known is the worst
+                taken |= ~frame["grade"].isin(GRADES) & (frame["status"] == "ok")
+            frame = frame[taken]
         return frame.reset_index(drop=True)
 
     def frontier(
@@ -186,7 +206,7 @@ class ScheduleBook:
         horizon: float | None = None,
         n_points: int = 60,
         min_grade: str = "C",
-        max_age: float = 36.0,
+        max_age: float | timedelta = 36.0,
     ) -> pd.DataFrame:
         """Least expected cost for every risk, within the hull: `efficient_frontier` with urgency and bps beside it."""
         book = self._snapshot
@@ -195,8 +215,14 @@ class ScheduleBook:
         order = _order(book, place, strategy, None, None)
         if float(place.row["sigma"]) == 0:
             raise ScheduleRefused(f"{market_id!r} has sigma 0: its frontier is one point, TWAP")
+        if order.eta_tilde <= 0:
+            raise ScheduleRefused(
+                f"{market_id!r} has eta_tilde = eta - gamma*tau/2 = {order.eta_tilde:g}, not above 0: its frontier is "
+                'one point, TWAP; publish a grid with more steps, or with permanent="midprice"'
+            )
         if place.most_urgency == 0:
             raise ScheduleRefused("the grid's only level is urgency 0: its frontier is one point, TWAP")
+        within_limits(order, order.problem(0.0))
         urgency = np.geomspace(min(0.05, place.most_urgency / 2), place.most_urgency, n_points).tolist()
         lam = [0.0, *(risk_aversion_of(order, "urgency", u) for u in urgency)]
         found = efficient_frontier(order.problem(0.0), risk_aversion=np.array(lam)).frame()
@@ -214,7 +240,7 @@ class ScheduleBook:
         token_id: str | None = None,
         horizon: float | None = None,
         min_grade: str = "C",
-        max_age: float = 36.0,
+        max_age: float | timedelta = 36.0,
         **risk: Any,
     ) -> pd.DataFrame:
         """The optimal schedules beside TWAP, VWAP and a market order, all costed alike.
@@ -263,7 +289,7 @@ class ScheduleBook:
         max_participation: float | None = None,
         lot_size: float | None = None,
         min_grade: str = "C",
-        max_age: float = 36.0,
+        max_age: float | timedelta = 36.0,
     ) -> ExecutionTrajectory:
         """The schedule of one order: as published where it is a point of the grid, else solved from the parameters.
 
@@ -277,7 +303,8 @@ class ScheduleBook:
             the first two; so does the book then.
         risk_aversion, urgency, decay_time, half_life, done_by, cost_budget_bps
             Exactly one: λ [1/currency]; κT [-]; 1/κ [day]; time of half the order [day]; (share, time at which it is
-            done) [-, day]; expected cost over the arrival notional [bps].
+            done) [-, day]; expected cost over the arrival notional [bps]. In lots a budget is kept, or refused; how far
+            a time or a share is missed is a warning.
         horizon : float, optional
             A whole number of the published τ; None is the grid's first. [day]
         start : datetime with a time zone, optional
@@ -288,14 +315,15 @@ class ScheduleBook:
             Largest share of the volume expected in a slice [-], which makes the schedule `almgren_chriss_capped`;
             slices are whole multiples of the lot, and what fits none is left in the last holding [contracts].
         min_grade, max_age
-            Worst grade that will do; oldest release, in hours of the market's trading clock. [h]
+            Worst grade that will do; oldest release, in hours of the market's trading clock or as a timedelta. [h]
 
         Returns
         -------
         ExecutionTrajectory
             ``params`` has, beside what every trajectory has, ``run_id, as_of, grade, age_hours, source`` ("published"
             or "solved"), ``market_id, token_id``, ``cost_profile`` ("clock" or "volume") and ``slice_prices``: what
-            each slice is expected to trade at, on the tick, rounded against the order.
+            each slice is expected to trade at, on the tick, rounded against the order. ``status`` and ``warnings`` say
+            what to know before trading it: a price that would leave its range, a horizon that a resolution cuts short.
 
         Raises
         ------
@@ -307,8 +335,8 @@ class ScheduleBook:
         book = self._snapshot
         given = (risk_aversion, urgency, decay_time, half_life, done_by, cost_budget_bps)
         kind, value = one_risk(dict(zip(RISK_KINDS, given, strict=True)), strategy)
-        if start is not None and start.tzinfo is None:
-            raise ValueError("start needs a time zone: datetime(..., tzinfo=UTC)")
+        if start is not None and (not isinstance(start, datetime) or start.tzinfo is None):
+            raise ValueError(f"start must be a datetime with a time zone, datetime(..., tzinfo=UTC), got {start!r}")
         if side not in ("sell", "buy"):
             raise ValueError(f'side must be "sell" or "buy", got {side!r}')
         place = self._place(book, market_id, order_size, token_id, horizon, min_grade, max_age, start)
@@ -316,9 +344,12 @@ class ScheduleBook:
         return self._finished(book, order, _found(book, order, kind, value), start)
 
     def schedules(
-        self, orders: pd.DataFrame, *, strategy: str = BY_CLOCK, min_grade: str = "C", max_age: float = 36.0
+        self, orders: pd.DataFrame, *, strategy: str = BY_CLOCK, min_grade: str = "C", max_age: float | timedelta = 36.0
     ) -> pd.DataFrame:
         """Many orders at once: columns market_id, order_size and, where wanted, token_id, horizon and the risk kinds.
+
+        Any other column is refused with ValueError: a limit or a start that had no effect would pass unseen. What is
+        wrong in one row is that row's refusal.
 
         Points of the grid, and Almgren-Chriss by the clock under the linear law with λ or urgency given, are looked up
         and solved as arrays, 10,000 in a fraction of a second; whatever else is asked for is solved one by one, some
@@ -327,8 +358,9 @@ class ScheduleBook:
         Returns
         -------
         DataFrame
-            A row an order, in its order: risk_aversion, horizon, n_steps, expected_cost_bps, remaining, source, run_id,
-            and `refused`, the reason, where there is no schedule. All are of one release.
+            A row an order, in its order: risk_aversion, horizon, n_steps, expected_cost_bps, remaining, source, status
+            and warnings as in ``params`` of `schedule`, run_id, and `refused`, the reason, where there is no schedule.
+            All are of one release.
         """
         from tributary_opt.schedule_book import batch
 
@@ -367,10 +399,11 @@ class ScheduleBook:
         if step >= len(times) - 1:
             raise ScheduleRefused(f"the schedule is over at {times[-1]}: no step is left after {now}")
         before: Order = was["order"]
-        order = replace(before, place=replace(before.place, size=float(held)), done=before.done + step)
+        order = replace(before, place=replace(before.place, size=float(held), said=""), done=before.done + step)
         found = replace(solved(order, trajectory.risk_aversion), timestamps=times[step:])
-        kept = {n: was[n] for n in ("run_id", "as_of", "market_id", "token_id", "grade", "age_hours")}
-        return _with(found, order=order, slice_prices=slice_prices(order, found), **kept)
+        same = {n: was[n] for n in ("run_id", "as_of", "market_id", "token_id", "grade", "age_hours")}
+        found = _with(found, order=order, **same)
+        return _in_breaks(found, order.place) if times.dtype.kind == "M" else found
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -382,7 +415,7 @@ class ScheduleBook:
         token_id: str | None,
         horizon: float | None,
         min_grade: str,
-        max_age: float,
+        max_age: float | timedelta,
         start: datetime | None,
     ) -> Place:
         key = key_of(book, market_id, token_id)
@@ -405,7 +438,6 @@ class ScheduleBook:
             token_id=row["token_id"],
             grade=row.get("grade"),
             age_hours=trading_hours(row["calendar"], book.as_of, self._clock()),
-            slice_prices=slice_prices(order, found),
             order=order,
         )
         if start is None:
@@ -414,11 +446,10 @@ class ScheduleBook:
         end, resolves = times[-1], row["resolution_time"]
         if resolves is not None and end > np.datetime64(resolves.astimezone(UTC).replace(tzinfo=None), "us"):
             raise ScheduleRefused(f"the schedule would end {end}, after the market resolves at {resolves}")
-        idle = in_breaks(row["calendar"], times[:-1]) & (found.trade_sizes > 0)
-        if idle.any():
-            said = f"{idle.sum()} slices begin in a break of {row['calendar']}: trade them before it or after"
+        if order.after < book.as_of:
+            said = f"it starts {start}, before the release as of {book.as_of} was known: for looking back only"
             found = _with(found, warnings=(*found.params["warnings"], said))
-        return replace(found, timestamps=times)
+        return _in_breaks(replace(found, timestamps=times), order.place)
 
 
 def resolve(book: ScheduleBook, market_id: str, token_id: str | None) -> tuple[Snapshot, Key]:
@@ -446,8 +477,10 @@ def _found(book: Snapshot, order: Order, kind: str | None, value: Any) -> Execut
     """As published, or else solved."""
     at = order.published_at(book.as_of, kind, value)
     if at is not None:
-        return published(book.run_id, order, at)
-    return solved(order, 0.0 if kind is None else risk_aversion_of(order, kind, value))
+        found = published(book.run_id, order, at)
+    else:
+        found = solved(order, 0.0 if kind is None else risk_aversion_of(order, kind, value))
+    return kept(order, found, kind, value)
 
 
 def _level(strategy: str, risk_aversion: float) -> tuple[str | None, float | None]:
@@ -470,6 +503,16 @@ def _compared(problem: Problem, place: Place, t: ExecutionTrajectory, cost_profi
         "first_slice_pct": t.trade_sizes[0] / place.size * 100.0,
         "cost_profile": cost_profile,
     }
+
+
+def _in_breaks(found: ExecutionTrajectory, place: Place) -> ExecutionTrajectory:
+    """With a word where slices begin in a break of the exchange's."""
+    calendar = place.row["calendar"]
+    idle = in_breaks(calendar, found.timestamps[:-1]) & (found.trade_sizes > 0)
+    if not idle.any():
+        return found
+    said = f"{idle.sum()} slices begin in a break of {calendar}: trade them before it or after"
+    return _with(found, warnings=(*found.params["warnings"], said))
 
 
 def _with(found: ExecutionTrajectory, **more: Any) -> ExecutionTrajectory:

@@ -52,7 +52,10 @@ def trading_hours(calendar: str, as_of: date, until: datetime) -> float:
     days = (until.date() - as_of).days + 1
     if days < 1:
         return 0.0
-    starts, ends, before = _bounds(calendar, as_of, -(-days // _DAYS_AT_ONCE) * _DAYS_AT_ONCE)
+    try:
+        starts, ends, before = _bounds(calendar, as_of, -(-days // _DAYS_AT_ONCE) * _DAYS_AT_ONCE)
+    except (ValueError, OverflowError):  # in the words of who made the calendar
+        raise _beyond(calendar, until) from None
     now = until.timestamp()
     begun = bisect.bisect_left(starts, now)
     return (before[begun - 1] + min(ends[begun - 1], now) - starts[begun - 1]) / 3600.0 if begun else 0.0
@@ -82,8 +85,18 @@ def _bounds(calendar: str, as_of: date, days: int) -> tuple[list[float], list[fl
 
 
 def _sessions_from(calendar: str, start: datetime, n: int) -> list[Session]:
-    sessions = trading_calendar(calendar).sessions_after(start.date() - timedelta(days=2), n + 3)
-    return [session for session in sessions if session.end > start]
+    try:
+        sessions = trading_calendar(calendar).sessions_after(start.date() - timedelta(days=2), n + 3)
+        found = [session for session in sessions if session.end > start]
+    except (ValueError, OverflowError):
+        raise _beyond(calendar, start) from None
+    if not found:
+        raise _beyond(calendar, start)
+    return found
+
+
+def _beyond(calendar: str, when: datetime) -> ValueError:
+    return ValueError(f"the calendar {calendar} does not reach {when:%Y-%m-%d}: give a start that it knows")
 
 
 def _plain(instant: datetime) -> datetime:

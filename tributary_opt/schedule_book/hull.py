@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -45,6 +45,8 @@ class Place:
     n_steps: int
     tau: float
     most_urgency: float
+    said: str = ""
+    """What is not as it was asked for."""
 
     @property
     def horizon(self) -> float:
@@ -79,6 +81,16 @@ class Place:
         return {"permanent": self.near["permanent"], "impact_law": self.near["impact_law"] or "linear"}
 
 
+def number(name: str, value: Any) -> float:
+    """A number as a double; ScheduleRefused for what is none."""
+    try:
+        if not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ScheduleRefused(f"{name} must be a number, got {value!r}")
+
+
 def one_risk(given: Mapping[str, Any], strategy: str) -> tuple[str | None, Any]:
     """The one way in which risk was chosen; none for a strategy without a risk level."""
     if strategy not in (*OPTIMAL, *FIXED):
@@ -94,15 +106,27 @@ def one_risk(given: Mapping[str, Any], strategy: str) -> tuple[str | None, Any]:
         return None, None
     if len(named) != 1:
         raise ValueError(f"give exactly one of {', '.join(RISK_KINDS)}, got {got}")
-    return named[0]
+    ((name, value),) = named
+    if name != "done_by":
+        return name, number(name, value)
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+        raise ScheduleRefused(f"done_by must be two numbers, the share and the time at which it is done, got {value!r}")
+    return name, (number("done_by's share", value[0]), number("done_by's time", value[1]))
 
 
 def key_of(book: Snapshot, market_id: str, token_id: str | None) -> Key:
     """The market and token that are meant, or a refusal that names those there are."""
-    tokens = book.tokens(market_id) if isinstance(market_id, str) else []
+    for name, value in (("market_id", market_id), ("token_id", token_id or "")):
+        if not isinstance(value, str):
+            raise ScheduleRefused(f"{name} must be text, got {value!r}")
+    tokens = book.tokens(market_id)
     if not tokens:
         there = book.market_ids
-        near = difflib.get_close_matches(str(market_id), there, n=3, cutoff=0.4)
+        alike: dict[str, list[str]] = {}
+        for name in there:
+            alike.setdefault(name.casefold(), []).append(name)
+        close = difflib.get_close_matches(market_id.casefold(), alike, n=3, cutoff=0.4)
+        near = [name for folded in close for name in alike[folded]][:3]
         hint = f"; nearest: {', '.join(map(repr, near))}" if near else f"; the release has {len(there)} markets"
         raise ScheduleRefused(f"no market {market_id!r} in run {book.run_id}{hint}")
     if token_id is None:
@@ -122,13 +146,14 @@ def grade_index(grade: str) -> int:
 
 
 def unfit(
-    book: Snapshot, key: Key, row: Mapping[str, Any], min_grade: str, max_age: float, now: datetime
+    book: Snapshot, key: Key, row: Mapping[str, Any], min_grade: str, max_age: float | timedelta, now: datetime
 ) -> str | None:
     """Why a market's parameters are not to be used, by what is `JUDGED` of its row, or None.
 
     A grade that is not known is the worst.
     """
     worst = grade_index(min_grade)
+    oldest = max_age / timedelta(hours=1) if isinstance(max_age, timedelta) else number("max_age", max_age)
     name, grade = f"market {key[0]!r}, token {key[1]!r}", row["grade"]
     if row["status"] != "ok":
         return f"{name} was refused: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
@@ -137,9 +162,9 @@ def unfit(
     if grade in GRADES and GRADES.index(grade) > worst:
         return f"{name} has grade {grade}, below min_grade {min_grade}; min_grade={grade!r} would take it"
     age = trading_hours(row["calendar"], book.as_of, now)
-    if not age <= max_age:
+    if not age <= oldest:
         return (
-            f"run {book.run_id} as of {book.as_of} is {age:.1f} h of trading old, more than max_age {max_age:g} h: "
+            f"run {book.run_id} as of {book.as_of} is {age:.1f} h of trading old, more than max_age {oldest:g} h: "
             "run the night, or pass a larger max_age"
         )
     return None
@@ -147,7 +172,7 @@ def unfit(
 
 def place_of(book: Snapshot, key: Key, market: Market, order_size: float, horizon: float | None) -> Place:
     """Where an order lies; ScheduleRefused outside the hull, with how far outside."""
-    horizons, largest = market.horizons, market.largest
+    horizons, largest, order_size = market.horizons, market.largest, number("order_size", order_size)
     if not horizons:
         raise ScheduleRefused(f"market {key[0]!r} has no feasible schedule in the grid")
     if not (math.isfinite(order_size) and order_size > 0):
@@ -161,6 +186,7 @@ def place_of(book: Snapshot, key: Key, market: Market, order_size: float, horizo
     near = horizons[0]
     n_steps = int(near["n_steps"])
     if horizon is not None:
+        horizon = number("horizon", horizon)
         if not (math.isfinite(horizon) and horizon > 0):
             raise ScheduleRefused(f"horizon must be finite and > 0, got {horizon:g}")
         asked = [row for row in horizons if horizon in (row["horizon"], row["horizon_asked"])]
@@ -175,7 +201,13 @@ def place_of(book: Snapshot, key: Key, market: Market, order_size: float, horizo
         n_steps=n_steps,
         tau=near["horizon"] / near["n_steps"],
         most_urgency=MOST_URGENCY * market.most_urgency,
+        said=shortened(near["horizon"], near["horizon_asked"]) if horizon in (None, near["horizon_asked"]) else "",
     )
+
+
+def shortened(horizon: float, asked: float) -> str:
+    """What to say of a grid's horizon that a resolution has cut short; nothing where none has."""
+    return f"the market resolves: the horizon is {horizon!r} days, not {asked:g}" if horizon < asked else ""
 
 
 def refuse_urgency(place: Place, asked: str, urgency: float) -> NoReturn:
@@ -192,15 +224,15 @@ def refuse_urgency(place: Place, asked: str, urgency: float) -> NoReturn:
 
 def _steps_of(horizon: float, near: dict[str, Any]) -> int:
     """How many of the published steps a horizon takes."""
+    if not math.isnan(near["horizon_asked"]) and near["horizon"] < min(horizon, near["horizon_asked"]):
+        raise ScheduleRefused(
+            f"the market resolves: the longest horizon that fits is {near['horizon']!r} days, not {horizon:g}"
+        )
     ratio = horizon / near["horizon"]
     if not SHORTEST <= ratio <= LONGEST:
         raise ScheduleRefused(
             f"horizon {horizon:g} days is {ratio:.3g} times the nearest of the grid, {near['horizon']:g}; "
             f"{SHORTEST:g} to {LONGEST:g} times will do"
-        )
-    if not math.isnan(near["horizon_asked"]) and near["horizon"] < min(horizon, near["horizon_asked"]):
-        raise ScheduleRefused(
-            f"the market resolves: horizons end at {near['horizon']:g} days, {horizon:g} were asked for"
         )
     tau = near["horizon"] / near["n_steps"]
     n_steps: int = round(horizon / tau)

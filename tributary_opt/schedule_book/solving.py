@@ -10,6 +10,7 @@ import contextlib
 import math
 from dataclasses import dataclass, replace
 from datetime import date
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -49,6 +50,7 @@ from tributary_opt.schedule_book.hull import (
     VOLUME_TIME,
     VWAP,
     Place,
+    number,
     refuse_urgency,
 )
 from tributary_opt.schedule_book.snapshot import ScheduleRefused
@@ -87,6 +89,9 @@ class Order:
         An optimal schedule of a release that kept caps keeps them too, unless the caller gives a participation of its
         own.
         """
+        for name in ("max_participation", "lot_size"):
+            if limits.get(name) is not None:
+                limits[name] = number(name, limits[name])
         share, capped = limits.pop("max_participation", None), place.market.capped
         if share is not None and not 0 < share <= 1:
             raise ScheduleRefused(f"max_participation must be > 0 and <= 1, got {share:g}: 0.1 is 10 % of the volume")
@@ -112,6 +117,13 @@ class Order:
     def cost_profile(self) -> str:
         """As in the release: "volume" where the hours' profile is known and used."""
         return "clock" if self.hours is None else "volume"
+
+    @property
+    def eta_tilde(self) -> float:
+        """What the clock's trade-off is measured by; where it is not above 0, every risk has one schedule, TWAP."""
+        p, law = self.place.params, self.place.law
+        linear = law["impact_law"] == "linear"
+        return float(effective_eta(p.eta, p.gamma, p.tau, law["permanent"])) if linear else math.inf
 
     @property
     def limited(self) -> bool:
@@ -149,6 +161,8 @@ class Order:
         place = self.place
         if self.lot_size is not None or not place.on_grid:
             return None
+        if kind is not None and self.eta_tilde <= 0:
+            kind, value = "urgency", 0.0
         at = place.market.point(self.strategy, place.size, place.near["horizon"], kind, value)
         if at is None or self.strategy not in WITH_HOURS:
             return at
@@ -198,6 +212,8 @@ def risk_aversion_of(order: Order, kind: str, value: Any) -> float:
     place, horizon, clock = order.place, order.place.horizon, None
     if kind in ("risk_aversion", "urgency") and not (math.isfinite(value) and value >= 0):
         raise ScheduleRefused(f"{kind} must be finite and >= 0, got {value:g}")
+    if order.eta_tilde <= 0:
+        return 0.0
     try:
         if kind == "risk_aversion":
             lam = float(value)
@@ -226,8 +242,7 @@ def _by_schedule(order: Order, kind: str, value: Any) -> float:
     """λ of a time, a share or a budget that the schedule itself meets."""
     place = order.place
     problem = order.problem(0.0)
-    if order.max_participation is not None or order.max_slice is not None:
-        _within_limits(order, problem)  # says in words where nothing is feasible
+    within_limits(order, problem)  # says in words where nothing is feasible
     if kind == "half_life":
         return risk_aversion_from_half_life(problem, value).risk_aversion
     if kind == "done_by":
@@ -277,9 +292,11 @@ def published(run_id: str, order: Order, at: int) -> ExecutionTrajectory:
     elif row["urgency"] == 0:
         numbers["decay_time"] = math.inf
     said = () if row["status"] == "ok" else (f"published with status {row['status']}",)
+    if row["strategy"] not in FIXED and order.eta_tilde <= 0:
+        lam, said = 0.0, (*said, _no_trade_off(order))
     more = {"status": row["status"], "cost_profile": row["cost_profile"] or "clock", "source": "published"}
     found = _trajectory(order, row["strategy"], lam, holdings, trades, numbers, said, more)
-    return replace(found, total_cost_estimate=row["expected_cost_bps"])
+    return _flagged(order, replace(found, total_cost_estimate=row["expected_cost_bps"]))
 
 
 def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
@@ -296,14 +313,81 @@ def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     missing = abs(math.fsum([*found.trade_sizes, left, -size]))
     if not (missing <= _ROUNDING * size and adds_up(found.holdings, size, left)):
         raise ScheduleRefused(f"no schedule of {size:g} contracts adds up: {missing:g} would be missing")
-    params = {**found.params, "source": "solved"}
+    found = replace(found, params={**found.params, "source": "solved"})
     paid = found.params["expected_cost"] / order.place.multiplier / size
-    price = float(order.place.row["price"])
-    ceiling = 1.0 if order.place.row["kind"] == "probability" else math.inf
-    if not (price - paid > 0 and price + paid < ceiling):  # as the night flags its rows, whatever the side
-        said = f"its expected average price, {price:g} less or more {paid:g}, leaves its range: the law is stretched"
-        params |= {"status": "price_out_of_range", "warnings": (*params["warnings"], said)}
-    return replace(found, params=params)
+    row = order.place.row
+    if leaves_range(row["price"], paid, ceiling_of(row["kind"])):  # as the night flags its rows, whatever the side
+        found = _out_of_range(found, average_out_of_range(row["price"], paid))
+    return _flagged(order, found)
+
+
+def kept(order: Order, found: ExecutionTrajectory, kind: str | None, value: Any) -> ExecutionTrajectory:
+    """The schedule if it does what was asked of it, lots and all: a cost budget is kept, of a time it is said."""
+    lots = "" if order.lot_size is None else f" in lots of {order.lot_size:g}"
+    said = ""
+    if kind == "cost_budget_bps":
+        found = _within_budget(order, found, value, lots)
+    if kind == "half_life" and not abs(found.params["half_life"] - value) <= _MET * value:
+        said = f"half of the order is done after {found.params['half_life']:.10g} days{lots}, not {value:g}"
+    if kind == "done_by":
+        share, time = value
+        done = 1.0 - found.holdings[math.floor(time / order.place.tau + TOO_FAR)] / order.place.size
+        if not abs(done - share) <= _MET * share:
+            said = f"the share done by {time:g} days is {done:.10g}{lots}, not {share:g}"
+    return _said(found, said) if said else found
+
+
+def _within_budget(order: Order, found: ExecutionTrajectory, budget: float, lots: str) -> ExecutionTrajectory:
+    """The schedule, or one of less λ: λ was chosen without lots, and whole lots cost something."""
+    asked = budget
+    for _ in range(_TRIES):
+        over = found.total_cost_estimate - budget
+        if over <= TOO_FAR * budget:
+            return found
+        asked -= over
+        try:
+            found = solved(order, risk_aversion_of(order, "cost_budget_bps", asked))
+        except ScheduleRefused:  # no schedule without lots is as cheap
+            break
+    least = solved(order, 0.0)
+    if least.total_cost_estimate <= budget * (1 + TOO_FAR):
+        return least
+    raise ScheduleRefused(
+        f"cost_budget_bps={budget:g}: the least expected cost{lots} is {least.total_cost_estimate:.10g} bps"
+    )
+
+
+def leaves_range(price: Any, cost: Any, ceiling: Any, tick: Any = math.nan) -> np.ndarray:
+    """Whether selling at so much less than the price, or buying at so much more, leaves the market's range.
+
+    Of a price that will be rounded to the tick, against the order: whether it does then.
+    """
+    low, high, ticked = price - cost, price + cost, np.asarray(tick) > 0
+    step = np.where(ticked, tick, 1.0)
+    inside = (low > 0) & (high < ceiling)  # false for NaN too
+    on_tick = (low / step > 1 - _ON_TICK) & ((ceiling - high) / step > 1 - _ON_TICK)
+    return np.asarray(~(inside & (~ticked | on_tick)))
+
+
+def ceiling_of(kind: str | None) -> float:
+    """What a market's price must stay below."""
+    return 1.0 if kind == "probability" else math.inf
+
+
+def average_out_of_range(price: float, paid: float) -> str:
+    """What to say where the average price would leave the market's range."""
+    return f"its expected average price, {price:g} less or more {paid:g}, leaves its range: the law is stretched"
+
+
+def slice_out_of_range(price: float, worst: float) -> str:
+    """What to say where the price of a slice would leave the market's range."""
+    return f"its dearest slice, {price:g} less or more {worst:g}, leaves the price's range: the law is stretched"
+
+
+def within_limits(order: Order, problem: Problem) -> None:
+    """Refuse in words an order that has no schedule under its caps, whatever the risk."""
+    if order.max_participation is not None or order.max_slice is not None:
+        _scheduled(order, problem)
 
 
 def adds_up(held: np.ndarray, size: Any, left: float = 0.0) -> np.ndarray:
@@ -317,39 +401,69 @@ def broken(run_id: str, market_id: str) -> BookError:
     return BookError(f"run {run_id}: a schedule of {market_id!r} does not add up; run `tributary-opt check`")
 
 
-def slice_prices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
+def _slice_prices(order: Order, cost: np.ndarray) -> np.ndarray:
     """What each slice is expected to trade at; on the tick, rounded against the order where the tick is known."""
-    place, n = order.place, found.trade_sizes
-    p, law = place.params, place.law
-    before = np.concatenate([[0.0], np.cumsum(n)[:-1]])
-    moved = before + (n / 2 if law["permanent"] == "midprice" else 0.0)
-    slower: np.ndarray | float = 1.0
-    if order.hours is not None and found.params["cost_profile"] == "volume":
-        w = order.hours["volume_profile"]
-        with np.errstate(divide="ignore"):
-            slower = np.where(w > 0, w.sum() / (len(w) * w), 1.0)[order.done :]
-    if law["impact_law"] == "power":
-        rate = n / p.tau
-        temporary = p.eta * p.reference_rate * (slower * rate / p.reference_rate) ** p.alpha
-    else:
-        own = p.gamma / 2 if law["permanent"] == "paper" else 0.0  # what the paper's trade does not pay of its own move
-        temporary = ((p.eta / p.tau - own) * slower + own) * n
-    cost = (p.gamma * moved + p.epsilon + temporary) / place.multiplier
-    price, tick = p.price / place.multiplier, place.row["tick_size"]
-    buy = order.side == "buy"
+    place = order.place
+    price, tick, buy = place.params.price / place.multiplier, place.row["tick_size"], order.side == "buy"
     prices = price + cost if buy else price - cost
     if tick:
         steps = prices / tick
         near = np.rint(steps)
-        on = np.abs(steps - near) < 1e-6
-        prices = np.where(on, near, np.ceil(steps) if buy else np.floor(steps)) * tick
+        on = np.abs(steps - near) < _ON_TICK
+        # The multiple of the tick as it is written: 4998 * 0.01 is 49.980000000000004.
+        decimals = max(-int(Decimal(repr(float(tick))).as_tuple().exponent), 0)
+        prices = np.round(np.where(on, near, np.ceil(steps) if buy else np.floor(steps)) * tick, decimals)
     return np.asarray(prices)
+
+
+def slice_costs(
+    n: np.ndarray,
+    *,
+    tau: Any,
+    eta: Any,
+    gamma: Any,
+    epsilon: Any,
+    midprice: Any,
+    slower: Any = 1.0,
+    alpha: Any = math.nan,
+    reference_rate: Any = 1.0,
+) -> np.ndarray:
+    """What a contract of each slice costs: spread, temporary impact, and what was traded before. [as epsilon]
+
+    Slices along the last axis, the rest broadcast; `alpha` NaN is the linear law, `slower` what an hour's little volume
+    makes of a rate.
+    """
+    before = np.zeros(n.shape)
+    np.cumsum(n[..., :-1], axis=-1, out=before[..., 1:])
+    moved = before + np.where(midprice, 0.5, 0.0) * n
+    own = np.where(midprice, 0.0, 0.5 * gamma)  # what the paper's trade does not pay of its own move
+    temporary = ((eta / tau - own) * slower + own) * n
+    power = ~np.isnan(alpha)
+    if power.any():
+        bent = eta * reference_rate * (slower * n / tau / reference_rate) ** np.where(power, alpha, 1.0)
+        temporary = np.where(power, bent, temporary)
+    return np.asarray(gamma * moved + epsilon + temporary)
+
+
+def slower_of(volume: np.ndarray) -> np.ndarray:
+    """By what a rate counts for more in each slice, from the slices' volume."""
+    with np.errstate(divide="ignore"):
+        return np.where(volume > 0, volume.sum() / (len(volume) * volume), 1.0)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
 
 _ROUNDING = 1e-12
 """What slices may miss of their order, as a share of it; whole lots of a size like 0.1 round most."""
+
+_ON_TICK = 1e-6
+"""How near to the tick a price is on it. [ticks]"""
+
+_MET = 1e-6
+"""How far a schedule may be from the time or the share it was chosen by, as a share of it. [-]"""
+
+_TRIES = 8
+"""How often λ is chosen anew so that whole lots keep a budget. [-]"""
 
 _NUMBERS = ("kappa", "eta_tilde", "expected_cost", "cost_variance", "urgency", "decay_time", "half_life", "alpha")
 
@@ -360,6 +474,46 @@ _shapes = lru_cache(maxsize=256)(linear_shapes)
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _costs_of_slices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
+    """What a contract of each slice costs. [price]"""
+    p, law = order.place.params, order.place.law
+    by_hours = order.hours is not None and found.params["cost_profile"] == "volume"
+    cost = slice_costs(
+        found.trade_sizes,
+        **{name: getattr(p, name) for name in ("tau", "eta", "gamma", "epsilon", "reference_rate")},
+        midprice=law["permanent"] == "midprice",
+        slower=slower_of(order.hours["volume_profile"])[order.done :] if order.hours and by_hours else 1.0,
+        alpha=p.alpha if law["impact_law"] == "power" else math.nan,
+    )
+    return cost / order.place.multiplier
+
+
+def _flagged(order: Order, found: ExecutionTrajectory) -> ExecutionTrajectory:
+    """With the slices' prices, and a word where one would leave its range or the horizon is not the one asked for."""
+    place, row, cost = order.place, order.place.row, _costs_of_slices(order, found)
+    found = replace(found, params={**found.params, "slice_prices": _slice_prices(order, cost)})
+    if found.params["status"] != "price_out_of_range":
+        worst = float(cost[found.trade_sizes > 0].max())
+        if leaves_range(row["price"], worst, ceiling_of(row["kind"]), row["tick_size"] or math.nan):
+            found = _out_of_range(found, slice_out_of_range(row["price"], worst))
+    return _said(found, place.said) if place.said else found
+
+
+def _out_of_range(found: ExecutionTrajectory, said: str) -> ExecutionTrajectory:
+    return _said(replace(found, params={**found.params, "status": "price_out_of_range"}), said)
+
+
+def _said(found: ExecutionTrajectory, said: str) -> ExecutionTrajectory:
+    return replace(found, params={**found.params, "warnings": (*found.params["warnings"], said)})
+
+
+def _no_trade_off(order: Order) -> str:
+    return (
+        f"eta - gamma*tau/2 must be > 0, got {order.eta_tilde:g} at tau={order.place.tau:g} day: the schedule is the "
+        'one of risk_aversion 0, whatever the risk; publish a grid with more steps, or with permanent="midprice"'
+    )
 
 
 def _closed_form(order: Order, risk_aversion: float) -> ExecutionTrajectory | None:
@@ -420,13 +574,13 @@ def _fixed(order: Order) -> ExecutionTrajectory:
 
 def _optimal(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     """The optimum with hours, caps or lots."""
-    found = _within_limits(order, order.rest(risk_aversion))
+    found = _scheduled(order, order.rest(risk_aversion))
     status = SolveStatus(int(found.best.status))
     if status not in (SolveStatus.OK, SolveStatus.TWAP_ETA_TILDE):
         raise ScheduleRefused(f"the order has no optimal schedule under its limits ({status.name.lower()})")
     said = found.warnings
     if status == SolveStatus.TWAP_ETA_TILDE:
-        said = (*said, "eta - gamma*tau/2 is not above 0: the schedule is the one of risk_aversion 0")
+        said = (*said, _no_trade_off(order))
     cost = schedule_cost(found.problem, found.slices, found.holdings)
     kappa_t = urgency_of(order.place, risk_aversion)
     kappa = kappa_t / order.place.horizon
@@ -445,7 +599,7 @@ def _optimal(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     return _trajectory(order, name, risk_aversion, found.holdings, found.slices, numbers, said, more)
 
 
-def _within_limits(order: Order, problem: Problem) -> LimitedSchedule:
+def _scheduled(order: Order, problem: Problem) -> LimitedSchedule:
     try:
         return schedule_problem(problem, lot_size=order.lot_size)
     except InfeasibleSchedule as error:
