@@ -135,6 +135,7 @@ def test_it_is_refused_or_adds_up(
             assert (row["source"], row["run_id"]) == (t.params["source"], run_id)
             assert row["remaining"].tobytes() == t.holdings.tobytes()
             assert row["expected_cost_bps"] == pytest.approx(t.total_cost_estimate, rel=1e-13)
+            assert (row["status"], row["warnings"]) == (t.params["status"], t.params["warnings"])
 
 
 def answer(ask: Callable[[], Any], refusals: tuple[type[Exception], ...] = (ValueError,)) -> tuple[Any, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from book_release import AS_OF, MARKETS, NOW, market, publish
+from book_release import AS_OF, GRID, MARKETS, NOW, market, publish
 
 from tributary_opt import schema
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
@@ -115,6 +115,75 @@ def test_grid_of_twap_alone_refuses_any_urgency_in_words(tmp_path: Path) -> None
     assert found["refused"].notna().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("lot", [5.0, 20.0, 30.0, 300.0])
+@pytest.mark.parametrize("budget", [5.8, 6.0, 7.0, 9.0])
+def test_a_budget_is_kept_in_lots_or_refused_with_the_least_cost(book: ScheduleBook, lot: float, budget: float) -> None:
+    least = book.schedule("ALPHA", 900.0, risk_aversion=0.0, lot_size=lot).total_cost_estimate
+    if least <= budget:
+        t = book.schedule("ALPHA", 900.0, cost_budget_bps=budget, lot_size=lot)
+        assert t.total_cost_estimate <= budget * (1 + 1e-9)
+        assert t.total_cost_estimate >= budget - max(0.15, least - 5.776)  # and is made use of
+    else:
+        with pytest.raises(ScheduleRefused, match=rf"the least expected cost in lots of {lot:g} is {least:.10g} bps"):
+            book.schedule("ALPHA", 900.0, cost_budget_bps=budget, lot_size=lot)
+
+
+def test_a_time_that_lots_miss_is_said(book: ScheduleBook) -> None:
+    half = book.schedule("ALPHA", 900.0, half_life=0.2, lot_size=300.0)
+    assert half.params["warnings"] == (
+        f"half of the order is done after {half.params['half_life']:.10g} days in lots of 300, not 0.2",
+    )
+    share = book.schedule("ALPHA", 900.0, done_by=(0.5, 0.25), lot_size=300.0)
+    done = 1 - share.holdings[12] / 900.0
+    assert share.params["warnings"] == (f"the share done by 0.25 days is {done:.10g} in lots of 300, not 0.5",)
+    assert book.schedule("ALPHA", 900.0, half_life=0.2).params["warnings"] == ()
+
+
+RISK_OF_ANY_KIND: list[dict[str, Any]] = [
+    *({"urgency": 0.0}, {"urgency": 3.0}, {"risk_aversion": 1e-3}, {"decay_time": 0.3}),
+    *({"half_life": 0.5}, {"done_by": (0.5, 0.5)}),
+]
+
+
+@pytest.mark.parametrize("risk", RISK_OF_ANY_KIND, ids=str)
+@pytest.mark.parametrize("size", [1_000.0, 900.0])
+def test_without_a_trade_off_every_risk_is_twap_with_a_warning(
+    tmp_path: Path, risk: dict[str, Any], size: float
+) -> None:
+    publish(tmp_path, markets=(market("BENT", gamma=1e-2),), grid=GRID)
+    book = opened(tmp_path)
+    t = book.schedule("BENT", size, **risk)
+    np.testing.assert_allclose(t.holdings, size * np.arange(48, -1, -1) / 48, rtol=1e-12)
+    assert t.params["source"] == ("published" if size == 1_000.0 else "solved")
+    assert t.risk_aversion == 0.0
+    assert "eta - gamma*tau/2 must be > 0" in " ".join(t.params["warnings"])
+    row = book.schedules(pd.DataFrame({"market_id": ["BENT"], "order_size": size, **{k: [v] for k, v in risk.items()}}))
+    assert (row["source"][0], row["status"][0]) == (t.params["source"], t.params["status"])
+    assert row["warnings"][0] == t.params["warnings"]
+    with pytest.raises(ScheduleRefused, match=r"eta_tilde = eta - gamma\*tau/2 = -8.*one point, TWAP; publish a grid"):
+        book.frontier("BENT", size)
+    rest = book.replan(t, float(t.holdings[5]), float(t.timestamps[5]))
+    np.testing.assert_allclose(rest.holdings, t.holdings[5:], rtol=1e-12)
+
+
+def test_a_horizon_that_a_resolution_cuts_short_is_said(tmp_path: Path) -> None:
+    soon = datetime(2026, 3, 4, 18, tzinfo=UTC)  # 17 h and the buffer after the schedule could begin
+    publish(tmp_path, markets=(market("SOON", kind="probability", price=0.5, sigma=0.01, resolution_time=soon),))
+    book, left = opened(tmp_path), 17 / 24
+    for size in (100.0, 90.0):
+        for horizon in (None, 1.0):
+            t = book.schedule("SOON", size, urgency=1.0, horizon=horizon)
+            assert t.params["horizon"] == pytest.approx(left)
+            assert t.params["warnings"] == (f"the market resolves: the horizon is {t.params['horizon']!r} days, not 1",)
+        longest = t.params["horizon"]
+        assert book.schedule("SOON", size, urgency=1.0, horizon=longest).params["warnings"] == ()
+        for horizon in (0.9, 1.7):
+            with pytest.raises(ScheduleRefused, match=rf"longest horizon that fits is {longest!r} days, not {horizon}"):
+                book.schedule("SOON", size, urgency=1.0, horizon=horizon)
+        rows = pd.DataFrame({"market_id": "SOON", "order_size": size, "urgency": 1.0, "horizon": [None, 1.0, longest]})
+        assert [len(said) for said in book.schedules(rows)["warnings"]] == [1, 1, 0]
+
+
 def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
     one, fifty = book.schedule("ALPHA", 777.0, urgency=2.0), book.schedule("MULTI", 777.0, urgency=2.0)
     np.testing.assert_allclose(one.holdings, fifty.holdings, rtol=1e-12)
@@ -124,25 +193,65 @@ def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "out"),
+    ("changes", "size", "out"),
     [
-        ({"price": 0.9, "kind": "price"}, False),
-        ({"price": 0.9, "kind": "probability"}, True),  # a buyer would pay more than 1
-        ({"price": 0.1, "kind": "price"}, True),  # a seller would be paid less than nothing
-        ({"price": 0.5, "kind": "probability"}, False),
+        ({"price": 0.9, "kind": "price"}, 10_000.0, False),
+        ({"price": 0.9, "kind": "probability"}, 10_000.0, True),  # a buyer would pay more than 1
+        ({"price": 0.1, "kind": "price"}, 10_000.0, True),  # a seller would be paid less than nothing
+        ({"price": 0.5, "kind": "probability"}, 10_000.0, True),  # in the first slices, if not on average
+        ({"price": 0.5, "kind": "probability"}, 5_000.0, False),
     ],
 )
 @pytest.mark.parametrize("multiplier", [1.0, 50.0])
 def test_price_that_leaves_its_range_is_flagged_between_grid_points_as_on_them(
-    tmp_path: Path, changes: dict[str, Any], out: bool, multiplier: float
+    tmp_path: Path, changes: dict[str, Any], size: float, out: bool, multiplier: float
 ) -> None:
     publish(tmp_path, markets=(market("ALPHA", sigma=0.01, contract_multiplier=multiplier, **changes),))
     book = opened(tmp_path)
-    for size in (10_000.0, 9_999.0):
-        for ask in ({"urgency": 3.0}, {"strategy": "twap"}, {"urgency": 3.0, "max_participation": 1.0}):
-            t = book.schedule("ALPHA", size, **ask)  # type: ignore[arg-type]
-            assert (t.params["status"] == "price_out_of_range") == out, (size, ask)
+    for contracts in (size, size - 1.0):
+        for ask in ({"urgency": 3.0}, {"urgency": 3.0, "max_participation": 1.0}):
+            t = book.schedule("ALPHA", contracts, **ask)  # type: ignore[arg-type]
+            assert (t.params["status"] == "price_out_of_range") == out, (contracts, ask)
             assert bool(t.params["warnings"]) == out
+            beyond = (t.params["slice_prices"] <= 0).any() or (0.5 - np.abs(t.params["slice_prices"] - 0.5) <= 0).any()
+            assert out or not beyond
+
+
+@pytest.mark.parametrize("side", ["sell", "buy"])
+@pytest.mark.parametrize("grid", [GRID, GRID.model_copy(update={"impact_law": "power"})], ids=["linear", "power"])
+def test_a_slice_whose_price_leaves_the_range_is_flagged_alone_and_among_many(
+    tmp_path: Path, side: Any, grid: Grid
+) -> None:
+    hours = np.random.default_rng(3).dirichlet(np.full(24, 1.0))
+    changes = {"kind": "probability", "sigma": 0.02, "volume_profile": hours, "variance_profile": np.ones(24)}
+    publish(tmp_path, markets=(market("LOW", price=0.07, **changes), market("HIGH", price=0.93, **changes)), grid=grid)
+    book, seen = opened(tmp_path), set()
+    for strategy in ("almgren_chriss", "almgren_chriss_volume_time", "twap", "vwap", "market_order"):
+        sizes = [50.0, 100.0, 300.0, 500.0, 900.0, 2_000.0]
+        asked: dict[str, Any] = {"market_id": ["LOW"] * 6 + ["HIGH"] * 6, "order_size": sizes * 2}
+        if strategy.startswith("almgren"):
+            asked["urgency"] = 10.0
+        many = book.schedules(pd.DataFrame(asked), strategy=strategy)
+        for row in many.to_dict("records"):
+            risk = {"urgency": 10.0} if "urgency" in asked else {}
+            t = book.schedule(row["market_id"], row["order_size"], strategy=strategy, side=side, **risk)
+            prices = t.params["slice_prices"][t.trade_sizes > 0]
+            said = (t.params["status"], t.params["warnings"])
+            assert (row["status"], row["warnings"]) == said, (strategy, row["order_size"])
+            if not ((prices > 0) & (prices < 1)).all():
+                assert said[0] == "price_out_of_range"
+                assert said[1]
+            seen.add((row["source"], said[0], any("dearest slice" in s for s in said[1])))
+    assert {(s, "price_out_of_range", True) for s in ("solved", "published")} <= seen
+    assert {("solved", "ok", False), ("published", "ok", False)} <= seen
+
+
+@pytest.mark.parametrize("tick", [0.01, 0.05, 0.25, 1e-05, 0.0001, 5.0])
+def test_slice_prices_are_written_with_the_ticks_own_decimals(tmp_path: Path, tick: float) -> None:
+    publish(tmp_path, markets=(market("ALPHA", tick_size=tick),), grid=Grid(order_sizes_pct_adv=(1.0,)))
+    written = f"{tick:.10f}".rstrip("0").partition(".")[2]
+    for price in opened(tmp_path).schedule("ALPHA", 900.0, urgency=3.0).params["slice_prices"]:
+        assert float(f"{price:.{len(written)}f}") == price
 
 
 def test_lots_and_participation_are_kept(book: ScheduleBook) -> None:
@@ -189,6 +298,11 @@ def test_slices_in_an_exchanges_break_are_named_and_volume_knows_of_it(tmp_path:
     inside = lunch & (by_volume.timestamps[1:] <= np.datetime64("2026-03-04T05:00"))
     assert (by_volume.trade_sizes[inside] == 0).all()
     assert not book.schedule("COIN", 900.0, urgency=1.0, start=start).params["warnings"]
+    rest = book.replan(by_clock, float(by_clock.holdings[5]), start + timedelta(minutes=40))
+    lunch = (rest.timestamps[:-1] >= np.datetime64("2026-03-04T04:00")) & (
+        rest.timestamps[:-1] < np.datetime64("2026-03-04T05:00")
+    )
+    assert rest.params["warnings"] == (f"{lunch.sum()} slices begin in a break of XHKG: trade them before it or after",)
 
 
 @pytest.mark.parametrize(("side", "sign"), [("sell", -1), ("buy", 1)])
@@ -212,6 +326,9 @@ def test_slice_prices_add_up_to_the_cost_and_stand_on_the_tick(
     ("ask", "said"),
     [
         ({"market_id": "ALPA"}, "no market 'ALPA'.*'ALPHA'"),
+        ({"market_id": "alpha"}, "no market 'alpha'.*nearest: 'ALPHA'"),
+        ({"max_age": "1"}, "max_age must be a number, got '1'"),
+        ({"max_age": timedelta(hours=2)}, "2.5 h of trading old, more than max_age 2 h"),
         ({"market_id": "PAIR"}, "several tokens.*no, yes"),
         ({"token_id": "x"}, "no token 'x'; it has t"),
         ({"market_id": "GONE"}, r"refused: too_few_trades \(3 trades\)"),
@@ -233,6 +350,48 @@ def test_refusal_says_what_and_how_far(book: ScheduleBook, ask: dict[str, Any], 
         book.schedule(**{"market_id": "ALPHA", "order_size": 100.0, "urgency": 1.0, **ask})
 
 
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({"start": "2026-03-04"}, "start must be a datetime with a time zone, .* got '2026-03-04'"),
+        ({"start": AS_OF}, r"start must be a datetime with a time zone, .* got datetime\.date"),
+        ({"start": datetime(9999, 12, 31, tzinfo=UTC)}, "calendar 24/7 does not reach 9999-12-31"),
+        ({"market_id": "BETA", "start": datetime(2200, 12, 31, tzinfo=UTC)}, "calendar XNYS does not reach 2200-12-31"),
+    ],
+)
+def test_a_start_that_is_none_is_refused_in_words(book: ScheduleBook, ask: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        book.schedule(**{"market_id": "ALPHA", "order_size": 100.0, "urgency": 1.0, **ask})
+
+
+def test_max_age_may_be_a_timedelta(book: ScheduleBook) -> None:
+    t = book.schedule("ALPHA", 100.0, urgency=1.0, max_age=timedelta(hours=3))
+    assert t.params["age_hours"] == 2.5
+    orders = pd.DataFrame({"market_id": ["ALPHA"], "order_size": 100.0, "urgency": 1.0})
+    assert book.schedules(orders, max_age=timedelta(hours=2))["source"][0] == "refused"
+
+
+def test_a_start_that_the_release_did_not_know_is_warned_of(book: ScheduleBook) -> None:
+    t = book.schedule("ALPHA", 100.0, urgency=1.0, start=datetime(2026, 3, 3, 15, tzinfo=UTC))
+    assert "before the release as of 2026-03-03 was known" in t.params["warnings"][0]
+    assert book.schedule("ALPHA", 100.0, urgency=1.0, start=datetime(2026, 3, 4, tzinfo=UTC)).params["warnings"] == ()
+    close = datetime(2026, 3, 3, 21, tzinfo=UTC)  # New York's last minute of the day of the release
+    assert book.schedule("BETA", 100.0, urgency=1.0, start=close).params["warnings"] == ()
+    assert book.schedule("BETA", 100.0, urgency=1.0, start=close - timedelta(minutes=1)).params["warnings"]
+
+
+def test_what_is_no_source_is_said_to_be_none(tmp_path: Path) -> None:
+    for source in (None, 3):
+        with pytest.raises(TypeError, match=f"source must be a Parquet root, .* got {source}"):
+            ScheduleBook.open(source)  # type: ignore[arg-type]
+    with pytest.raises(BookError, match=r"postgresql:// is no folder: give the Parquet root, or a QuestDBServer"):
+        ScheduleBook.open("postgresql://admin:secret@host/qdb")
+    publish(tmp_path)
+    for seconds in ("60", 0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="refresh_seconds must be"):
+            ScheduleBook.open(tmp_path, refresh_seconds=seconds)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("grade", "taken"), [("A", "ABCD"), ("C", "CD"), ("D", "D"), (None, "D")])
 def test_grade_decides_from_which_min_grade_on_a_market_is_taken(tmp_path: Path, grade: Any, taken: str) -> None:
     publish(tmp_path, markets=(market("ALPHA", grade=grade),), grid=Grid(order_sizes_pct_adv=(1.0,)))
@@ -245,6 +404,19 @@ def test_grade_decides_from_which_min_grade_on_a_market_is_taken(tmp_path: Path,
                 book.schedule("ALPHA", 100.0, urgency=1.0, min_grade=least)
     with pytest.raises(ValueError, match="a grade is one of"):
         book.schedule("ALPHA", 100.0, urgency=1.0, min_grade="E")
+
+
+def test_a_grade_filter_lists_what_schedule_takes(tmp_path: Path) -> None:
+    grades = {"BEST": "A", "GOOD": "B", "FAIR": "C", "POOR": "D", "OLD": None}
+    refused = market("GONE", status="refused", reason="stale", grade=None)
+    made = (*(market(name, grade=grade) for name, grade in grades.items()), refused)
+    publish(tmp_path, markets=made, grid=Grid(order_sizes_pct_adv=(1.0,)))
+    book = opened(tmp_path)
+    orders = pd.DataFrame({"market_id": [row["market_id"] for row in made], "order_size": 100.0, "urgency": 1.0})
+    for least, listed in {"A": 1, "B": 2, "C": 3, "D": 5}.items():
+        taken = orders["market_id"][book.schedules(orders, min_grade=least)["refused"].isna()]
+        assert set(book.markets(min_grade=least)["market_id"]) == set(taken) == set([*grades][:listed])
+    assert len(book.markets()) == len(made)
 
 
 def test_age_is_counted_on_the_market_s_own_clock(release: tuple[Path, pd.DataFrame]) -> None:
@@ -283,6 +455,8 @@ def test_many_orders_at_once_are_the_single_ones(book: ScheduleBook) -> None:
         one = book.schedule("ALPHA", orders["order_size"][i], urgency=orders["urgency"][i])
         assert found["remaining"][i].tobytes() == one.holdings.tobytes()
         assert found["expected_cost_bps"][i] == one.total_cost_estimate
+        assert (found["status"][i], found["warnings"][i]) == ("ok", ())
+    assert found["status"][2] is None
     assert "too_few_trades" in found["refused"][2]
 
 
@@ -310,6 +484,49 @@ def test_many_unpublished_orders_have_the_bits_of_the_single_ones(book: Schedule
             assert one.holdings.tobytes() == row["remaining"].tobytes()
             assert row["expected_cost_bps"] == pytest.approx(one.total_cost_estimate, rel=1e-14)
             assert row["risk_aversion"] == one.risk_aversion
+            assert (row["status"], row["warnings"]) == (one.params["status"], one.params["warnings"])
+
+
+@pytest.mark.parametrize("name", ["lot_size", "max_participation", "side", "start", "halflife", "min_grade"])
+def test_a_column_that_would_have_no_effect_is_refused(book: ScheduleBook, name: str) -> None:
+    orders = pd.DataFrame({"market_id": ["ALPHA"], "order_size": 900.0, "urgency": 1.0, name: [None]})
+    with pytest.raises(
+        ValueError, match=rf"no effect: {name}; those that have one are market_id, order_size, token_id"
+    ):
+        book.schedules(orders)
+    with pytest.raises(ValueError, match="need the columns market_id, order_size: order_size is not there"):
+        book.schedules(orders[["market_id", "urgency"]])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"done_by": 0.5}, "done_by must be two numbers"),
+        ({"done_by": (0.5, "noon")}, "done_by's time must be a number, got 'noon'"),
+        ({"done_by": (0.5, 0.2, 0.1)}, "done_by must be two numbers"),
+        ({"urgency": "x"}, "urgency must be a number, got 'x'"),
+        ({"urgency": "1"}, "urgency must be a number, got '1'"),
+        ({"order_size": "abc", "urgency": 1.0}, "order_size must be a number, got 'abc'"),
+        ({"order_size": None, "urgency": 1.0}, "order_size"),
+        ({"horizon": "1", "urgency": 1.0}, "horizon must be a number, got '1'"),
+        ({"market_id": 5, "urgency": 1.0}, "market_id must be text, got 5"),
+        ({"market_id": ["ALPHA"], "urgency": 1.0}, "market_id must be text"),
+        ({"token_id": 5, "urgency": 1.0}, "token_id must be text, got 5"),
+        ({"half_life": [0.1], "half": 1}, "half_life must be a number"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_refused_and_costs_no_other_order(
+    book: ScheduleBook, bad: dict[str, Any], said: str
+) -> None:
+    bad = {"market_id": "ALPHA", "order_size": 900.0, **{k: v for k, v in bad.items() if k != "half"}}
+    with pytest.raises(ValueError, match=said):
+        book.schedule(**bad)
+    good = [{"market_id": "ALPHA", "order_size": 900.0, "done_by": (0.8, 0.5)}, {**bad}]
+    good += [{"market_id": "BETA", "order_size": 900.0, "urgency": 2.0, "token_id": "t"}]
+    found = book.schedules(pd.DataFrame(good))
+    assert found["refused"].notna().tolist() == [False, True, False]
+    assert said in found["refused"][1]
 
 
 @pytest.mark.parametrize("urgency", [3.0, 2.2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,28 @@ from tributary_opt.schedule_book.hull import (
     SMALLEST,
     TOO_FAR,
     key_of,
+    number,
     one_risk,
     place_of,
+    shortened,
     unfit,
 )
 from tributary_opt.schedule_book.snapshot import JUDGED, ScheduleRefused, Snapshot
-from tributary_opt.schedule_book.solving import adds_up, broken
+from tributary_opt.schedule_book.solving import (
+    WITH_HOURS,
+    adds_up,
+    average_out_of_range,
+    broken,
+    ceiling_of,
+    leaves_range,
+    market_hours,
+    slice_costs,
+    slice_out_of_range,
+    slower_of,
+)
 
+_NEEDED = ("market_id", "order_size")
+_SERVED = (*_NEEDED, "token_id", "horizon", *RISK_KINDS)
 _NO_KIND = -1
 _AT_ONCE = 4_096
 """Orders solved together: their holdings stay in the cache."""
@@ -44,11 +59,18 @@ def schedules(
     strategy: str,
     *,
     min_grade: str,
-    max_age: float,
+    max_age: float | timedelta,
     now: datetime,
     single: Single,
 ) -> pd.DataFrame:
     """A row an order; see `ScheduleBook.schedules`. `single` solves what no batch does."""
+    if missing := [name for name in _NEEDED if name not in orders]:
+        raise ValueError(f"orders need the columns {', '.join(_NEEDED)}: {', '.join(missing)} is not there")
+    if more := [str(name) for name in orders if name not in _SERVED]:
+        raise ValueError(
+            f"orders have columns that would have no effect: {', '.join(more)}; those that have one are "
+            f"{', '.join(_SERVED)}, all else is for `schedule`, an order at a time, or for the call itself"
+        )
     batch = _Batch(orders, strategy)
     batch.find_keys(book, min_grade, max_age, now)
     for blocks in book.blocks(list(dict.fromkeys(market_id for market_id, _ in batch.keys))):
@@ -71,10 +93,13 @@ class _Batch:
     def __init__(self, orders: pd.DataFrame, strategy: str):
         n = len(orders)
         self.n, self.strategy = n, strategy
-        self.market_id = orders["market_id"].to_numpy(dtype=object)
-        self.token_id = orders["token_id"].to_numpy(dtype=object) if "token_id" in orders else None
-        self.size = orders["order_size"].to_numpy(dtype=float, na_value=math.nan)
-        self.horizon = _numbers(orders, "horizon", n)
+        self.source = np.full(n, "", dtype=object)
+        self.refused, self.status = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
+        self.warnings = np.empty(n, dtype=object)
+        self.warnings.fill(())
+        self.market_id = self._words(orders, "market_id", required=True)
+        self.token_id = self._words(orders, "token_id") if "token_id" in orders else None
+        self.size, self.horizon = self._numbers(orders, "order_size"), self._numbers(orders, "horizon")
         self.kind, self.value = np.full(n, _NO_KIND), np.full(n, math.nan)
         self.given: dict[str, np.ndarray] = {}
         count = np.zeros(n, dtype=int)
@@ -85,14 +110,12 @@ class _Batch:
                 count += has
                 self.kind[has] = ix
                 if name != "done_by":
-                    self.value[has] = orders[name].to_numpy(dtype=float, na_value=math.nan)[has]
-        self.source = np.full(n, "", dtype=object)
-        self.refused = np.full(n, None, dtype=object)
+                    self.value[has] = self._numbers(orders, name)[has]
         self.remaining = np.full(n, None, dtype=object)
         self.number = {name: np.full(n, math.nan) for name in ("risk_aversion", "horizon", "expected_cost_bps")}
         self.n_steps = np.zeros(n, dtype=np.int64)
         one_risk(dict.fromkeys(RISK_KINDS) if strategy in FIXED else {"urgency": 0.0}, strategy)
-        for i in np.flatnonzero(count != (0 if strategy in FIXED else 1)).tolist():
+        for i in np.flatnonzero((count != (0 if strategy in FIXED else 1)) & (self.source == "")).tolist():
             try:
                 one_risk(self._risks(i), strategy)
             except ValueError as error:
@@ -106,10 +129,34 @@ class _Batch:
     def refuse(self, i: int, said: str) -> None:
         self.source[i], self.refused[i] = "refused", said
 
+    def _numbers(self, orders: pd.DataFrame, name: str) -> np.ndarray:
+        """A column as doubles, NaN where there is none; an order with something else in it is refused."""
+        if name not in orders:
+            return np.full(self.n, math.nan)
+        if orders[name].dtype.kind in "iuf":
+            return orders[name].to_numpy(dtype=float, na_value=math.nan)
+        found = np.full(self.n, math.nan)
+        for i, value in enumerate(orders[name].tolist()):
+            if not _missing(value):
+                try:
+                    found[i] = number(name, value)
+                except ScheduleRefused as error:
+                    self.refuse(i, str(error))
+        return found
+
+    def _words(self, orders: pd.DataFrame, name: str, *, required: bool = False) -> np.ndarray:
+        """A column of names; an order with something else in it is refused."""
+        found = orders[name].to_numpy(dtype=object, copy=True)
+        for i, value in enumerate(found.tolist()):
+            if not (isinstance(value, str) or (_missing(value) and not required)):
+                self.refuse(i, f"{name} must be text, got {value!r}")
+                found[i] = None
+        return found
+
     def _risks(self, i: int) -> dict[str, Any]:
         return {name: None if _missing(values[i]) else values[i] for name, values in self.given.items()}
 
-    def find_keys(self, book: Snapshot, min_grade: str, max_age: float, now: datetime) -> None:
+    def find_keys(self, book: Snapshot, min_grade: str, max_age: float | timedelta, now: datetime) -> None:
         """Which market each order is in, and whether it may be used; a market is looked at once."""
         codes, ids = pd.factorize(self.market_id, use_na_sentinel=False)
         tokens: np.ndarray = np.zeros(self.n, dtype=np.int64)
@@ -122,6 +169,8 @@ class _Batch:
         place, said = np.full(len(pairs), -1), [""] * len(pairs)
         for j, pair in enumerate(pairs.tolist()):
             token = names[pair % len(names)]
+            if _missing(ids[pair // len(names)]):
+                continue  # refused before
             try:
                 key = key_of(book, ids[pair // len(names)], None if _missing(token) else token)
             except ScheduleRefused as error:
@@ -137,6 +186,7 @@ class _Batch:
                 self.keys.append(key)
             place[j] = place_of_key[key]
         self.key = place[which]
+        self.row = np.array([book.places[key] for key in self.keys], dtype=np.int64)
         for i in np.flatnonzero((self.key < 0) & (self.source == "")).tolist():
             self.refuse(i, said[which[i]])
         # Of each market: what decides about its hull, filled in when its block is read.
@@ -189,6 +239,7 @@ class _Batch:
                 is_so = kind == RISK_KINDS.index(name)
                 hit &= ~is_so | near(block.number[name][at], value)
             hit &= np.isin(kind, [RISK_KINDS.index("risk_aversion"), RISK_KINDS.index("urgency")])
+            hit &= ~(block.number["eta_tilde"][at] <= 0)  # whose risks are all one: one by one
         order, at = order[hit], at[hit]
         order, firsts = np.unique(order, return_index=True)
         at, i = at[firsts], i[order]
@@ -202,12 +253,67 @@ class _Batch:
             if not whole.all():
                 raise broken(book.run_id, self.market_id[i[these[np.argmin(whole)]]])
             self.remaining[i[these]] = _rows(held)
+            self._look_at_prices(book, block, i[these], at[these], held)
         for name, column in self.number.items():
             column[i] = block.number[name][at]
         if self.strategy == MARKET_ORDER:
             self.number["risk_aversion"][i] = math.inf
         self.n_steps[i] = steps
         self.source[i] = "published"
+        self._say_shortened(i, block.number["horizon"][at], block.number["horizon_asked"][at])
+
+    def _look_at_prices(self, book: Snapshot, block: Block, i: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
+        """The status of published rows, and of slices that leave the price's range."""
+        words, codes = block.words["status"], block.text["status"][at]
+        self.status[i] = np.array([*words, None], dtype=object)[codes]
+        for j in np.flatnonzero(self.status[i] != "ok").tolist():
+            self.warnings[i[j]] = (f"published with status {self.status[i[j]]}",)
+        horizon, steps = block.number["horizon"][at], held.shape[1] - 1
+        slower: Any = 1.0
+        if self.strategy in WITH_HOURS:
+            slower = np.ones((len(i), steps))
+            by_hours = block.has("cost_profile", "volume")[at]
+            kinds, which = np.unique(np.stack([self.key[i], horizon], axis=1), axis=0, return_inverse=True)
+            for k, (key, days) in enumerate(kinds.tolist()):
+                mine = (which.ravel() == k) & by_hours
+                if mine.any():
+                    name = self.keys[int(key)]
+                    market = book.market(name)
+                    hours = market_hours(place_of(book, name, market, market.largest, days), book.as_of, 0.0)
+                    slower[mine] = 1.0 if hours is None else slower_of(hours["volume_profile"])
+        power, alpha = block.has("impact_law", "power")[at], block.number["alpha"][at]
+        more: dict[str, Any] = {"midprice": block.has("permanent", "midprice")[at][:, np.newaxis], "slower": slower}
+        more["alpha"] = np.where(power, np.where(np.isnan(alpha), 1.0, alpha), math.nan)[:, np.newaxis]
+        self._look_at_slices(book, i, held, horizon / steps, more)
+
+    def _look_at_slices(
+        self, book: Snapshot, i: np.ndarray, held: np.ndarray, tau: np.ndarray, law: dict[str, Any]
+    ) -> None:
+        """A word where the dearest slice leaves the price's range."""
+        names = ("eta", "gamma", "epsilon", "reference_rate", "adv", "price", "tick_size")
+        row = self.row[self.key[i]]
+        p = {name: book.column(name)[row] for name in names}
+        rate = np.where(np.isnan(p["reference_rate"]), 0.01 * p["adv"], p["reference_rate"])
+        columns = {name: p[name][:, np.newaxis] for name in ("eta", "gamma", "epsilon")}
+        n = -np.diff(held, axis=1)
+        cost = slice_costs(n, tau=tau[:, np.newaxis], **columns, **law, reference_rate=rate[:, np.newaxis])
+        worst = np.where(n > 0, cost, -math.inf).max(axis=1)
+        out = leaves_range(p["price"], worst, self._ceiling(book, i), p["tick_size"])
+        for j in np.flatnonzero(out & (self.status[i] != "price_out_of_range")).tolist():
+            self._out_of_range(i[j], slice_out_of_range(p["price"][j], worst[j]))
+
+    def _ceiling(self, book: Snapshot, i: np.ndarray) -> np.ndarray:
+        kinds = book.column("kind")[self.row[self.key[i]]]
+        return np.where(kinds == "probability", ceiling_of("probability"), ceiling_of(None))
+
+    def _out_of_range(self, i: int, said: str) -> None:
+        self.status[i], self.warnings[i] = "price_out_of_range", (*self.warnings[i], said)
+
+    def _say_shortened(self, i: np.ndarray, horizon: np.ndarray, asked: np.ndarray) -> None:
+        """A word where a resolution has cut the grid's horizon short, unless it is the short one that was asked for."""
+        mine = self.horizon[i]
+        for j in np.flatnonzero((horizon < asked) & (np.isnan(mine) | (mine == asked))).tolist():
+            self.warnings[i[j]] = (*self.warnings[i[j]], shortened(float(horizon[j]), float(asked[j])))
 
     def look_for_gaps(self, book: Snapshot) -> None:
         """A market with parameters whose schedules are not there makes the release one that is not whole."""
@@ -248,7 +354,7 @@ class _Batch:
     def _solve(
         self, book: Snapshot, i: np.ndarray, horizon: np.ndarray, tau: np.ndarray, n: int, permanent: Any
     ) -> None:
-        at = np.array([book.places[key] for key in self.keys])[self.key[i]]
+        at = self.row[self.key[i]]
         multiplier = book.column("contract_multiplier")[at].astype(float)
         multiplier = np.where(np.isnan(multiplier) | (multiplier == 0), 1.0, multiplier)
         names = ("eta", "gamma", "sigma", "epsilon", "price")
@@ -279,7 +385,14 @@ class _Batch:
         self.number["risk_aversion"][done], self.number["horizon"][done] = lam[fine], horizon[fine]
         cost = g.expected_cost[:, 0, 0] / self.size[i] / price * 1e4
         self.number["expected_cost_bps"][done], self.n_steps[done] = cost[fine], n
-        self.source[done] = "solved"
+        self.source[done], self.status[done] = "solved", "ok"
+        paid, price = g.expected_cost[fine, 0, 0] / multiplier[fine] / self.size[done], book.column("price")[at[fine]]
+        for j in np.flatnonzero(leaves_range(price, paid, self._ceiling(book, done))).tolist():
+            self._out_of_range(done[j], average_out_of_range(price[j], paid[j]))
+        law = {"midprice": permanent == "midprice"}
+        self._look_at_slices(book, done, g.holdings[fine, 0, 0], tau[fine], law)
+        k = self.key[done]
+        self._say_shortened(done, self.near["horizon"][k], self.near["horizon_asked"][k])
 
     def solve_singly(self, single: Single) -> None:
         """What no batch takes: other strategies, laws and ways to choose risk, and whatever is refused in words."""
@@ -294,6 +407,7 @@ class _Batch:
             self.remaining[i], self.n_steps[i] = t.holdings, t.params["n_steps"]
             self.number["risk_aversion"][i], self.number["horizon"][i] = t.risk_aversion, t.params["horizon"]
             self.number["expected_cost_bps"][i], self.source[i] = t.total_cost_estimate, t.params["source"]
+            self.status[i], self.warnings[i] = t.params["status"], t.params["warnings"]
 
     def frame(self, orders: pd.DataFrame, run_id: str) -> pd.DataFrame:
         asked = orders.reset_index(drop=True)[[n for n in ("market_id", "token_id", "order_size") if n in orders]]
@@ -304,15 +418,11 @@ class _Batch:
             expected_cost_bps=self.number["expected_cost_bps"],
             remaining=pd.Series(self.remaining, dtype=object),
             source=self.source,
+            status=pd.Series(self.status, dtype=object),
+            warnings=pd.Series(self.warnings, dtype=object),
             refused=pd.Series(self.refused, dtype=object),
             run_id=run_id,
         )
-
-
-def _numbers(orders: pd.DataFrame, name: str, n: int) -> np.ndarray:
-    if name not in orders:
-        return np.full(n, math.nan)
-    return orders[name].to_numpy(dtype=float, na_value=math.nan)
 
 
 def _missing(value: Any) -> bool:
