@@ -11,9 +11,11 @@ import contextlib
 import logging
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, TypedDict, TypeVar
+from uuid import UUID
 
 import pandas as pd
 from prefect import task, unmapped
@@ -23,8 +25,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
+from prefect.events.filters import EventFilter, EventIDFilter, EventOccurredFilter
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
@@ -266,8 +270,16 @@ def write_desk_orders(run_id: str, as_of: date, desk: Desk) -> str:
 
 
 def announce(night: NightReport) -> None:
-    """Tell consumers that the current release has moved; nothing where it has not."""
-    if night.outcome is None or not night.outcome.current or night.outcome.reason == "already current":
+    """Tell consumers that the current release has moved, once each time it has.
+
+    What a run could not say because it was cut off after the pointer, the next one says, which finds itself current.
+    """
+    if night.outcome is None or night.outcome.published_at is None:
+        return
+    since = night.outcome.published_at.astimezone(UTC)
+    event_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{PUBLISHED}/{night.outcome.run_id}/{since.isoformat()}")
+    # The server stores an id once, but its triggers forget it in minutes: repeated, it would start a desk again.
+    if night.outcome.reason == "already current" and _is_known(event_id, since):
         return
     path = release_file(schema.TRAJECTORIES, night.outcome.as_of, night.outcome.run_id)
     emit_event(
@@ -279,7 +291,19 @@ def announce(night: NightReport) -> None:
             "rows": len(night.trajectories),
             "path": str(Settings().parquet_root / path.parent),
         },
+        id=event_id,
     )
+
+
+def _is_known(event_id: UUID, since: datetime) -> bool:
+    """Whether the server has the event, or may have had it and thrown it away with others of its age."""
+    oldest = datetime.now(UTC) - get_current_settings().server.events.retention_period
+    if since < oldest:
+        return True
+    occurred = EventOccurredFilter.model_validate({"since": oldest})
+    wanted = EventFilter(occurred=occurred, id=EventIDFilter(id=[event_id]))
+    with get_client(sync_client=True) as client:
+        return bool(client.read_events(wanted, limit=1).events)  # its default, 100, is refused by the server
 
 
 def run_name() -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
-from datetime import date
+import time
+from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.settings import PREFECT_EVENTS_RETENTION_PERIOD, temporary_settings
 
 from flows import tasks
 from flows.backfill import backfill
@@ -22,6 +26,7 @@ from tributary_opt.night import Night, open_night, run_night
 from tributary_opt.settings import Grid, Retention, Settings
 from tributary_opt.storage.parquet import read_manifest, release_file
 from tributary_opt.storage.questdb import ServerUnavailable
+from tributary_opt.storage.releases import Releases
 
 pytestmark = [pytest.mark.prefect, pytest.mark.questdb]
 
@@ -59,6 +64,60 @@ def test_the_same_night_twice_is_one_run_with_the_same_rows(untouched: Settings)
     manifest = read_manifest(settings.parquet_root)
     assert manifest is not None
     assert (manifest["run_id"], manifest["as_of"]) == (first, "2026-03-04")
+
+
+def events(run_id: str) -> list[Any]:
+    """What the server has of our events about a run."""
+    wanted = EventFilter(event=EventNameFilter(name=[tasks.PUBLISHED]))
+    with get_client(sync_client=True) as client:
+        return [e for e in client.read_events(wanted, limit=50).events if e.payload["run_id"] == run_id]
+
+
+def wait_for_event(run_id: str) -> None:
+    deadline = time.monotonic() + 60.0
+    while not events(run_id):
+        assert time.monotonic() < deadline, "the event does not arrive"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("cut_off", ["before the manifest", "before the event"])
+def test_a_night_that_was_cut_off_after_the_pointer_is_announced_once_by_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, cut_off: str
+) -> None:
+    sent: list[Any] = []
+    emit = tasks.emit_event
+    monkeypatch.setattr(tasks, "emit_event", lambda *args, **more: sent.append(emit(*args, **more)))
+    grid = SMALL.model_copy(update={"n_steps": 5 + len(cut_off) % 2})  # a run of its own, which no other has announced
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if cut_off == "before the manifest":
+            patched.setattr(Releases, "_write_manifest", killed)
+        else:
+            patched.setattr(tasks, "announce", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nightly(grid=grid)
+    with open_night(settings) as night:
+        pointer = night.releases.current()
+    assert pointer is not None
+    assert not sent
+    assert nightly(grid=grid) == pointer.run_id
+    wait_for_event(pointer.run_id)
+    assert nightly(grid=grid) == pointer.run_id  # finds it current, and announced
+    assert [e.id for e in events(pointer.run_id)] == [e.id for e in sent]
+    assert len(sent) == 1
+
+
+def test_an_old_night_run_again_is_not_announced_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(tasks, "emit_event", lambda *args, **more: sent.append(args))
+    nightly(grid=SMALL)
+    # The server has thrown its event away by now, or would have.
+    with temporary_settings({PREFECT_EVENTS_RETENTION_PERIOD: timedelta(microseconds=1)}):
+        nightly(grid=SMALL)
+    assert len(sent) == 1
 
 
 def test_a_night_leaves_a_report_and_a_table_of_refusals(settings: Settings) -> None:

@@ -120,6 +120,8 @@ class Outcome:
     reason: str
     """Why it is current, or why not."""
     digests: dict[str, str]
+    published_at: datetime | None = None
+    """When it became current; None where it is not."""
 
 
 class Releases:
@@ -282,7 +284,8 @@ class Releases:
             if pointer is not None:
                 self._write_manifest(pointer, files)
             on_step("manifest")
-        return Outcome(run.run_id, run.as_of, pointer is not None, reason, digests)
+        since = None if pointer is None else pointer.published_at
+        return Outcome(run.run_id, run.as_of, pointer is not None, reason, digests, since)
 
     def record(self, run: Run) -> None:
         """Write a run's row of `ac_runs`, replacing what it said before.
