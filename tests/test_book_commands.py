@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -12,8 +13,9 @@ import struct
 import subprocess
 import sys
 import termios
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,8 @@ from typer.testing import CliRunner
 
 from tributary_opt import schema
 from tributary_opt.cli import app
+from tributary_opt.schedule_book import ScheduleBook
+from tributary_opt.settings import Grid
 from tributary_opt.storage import parquet
 
 EVER = ("--max-age", "1e9")
@@ -52,7 +56,12 @@ def test_schedule_as_csv_and_json_is_the_same_and_adds_up(root: Path) -> None:
     ask = ("schedule", "ALPHA", "1234", "--urgency", "2", *EVER)
     csv = pd.read_csv(io.StringIO(run(root, *ask, "--csv").stdout))
     told = pd.DataFrame(json.loads(run(root, *ask, "--json").stdout))
-    assert list(csv.columns) == ["time", "trade", "left", "price", "source", "run_id", "grade", "age_hours"]
+    assert list(csv.columns) == [
+        *("time", "trade", "left", "price", "market_id", "token_id", "side", "strategy", "risk_aversion"),
+        *("expected_cost", "expected_cost_bps", "remainder", "status", "source", "run_id", "as_of", "grade"),
+        *("age_hours", "warnings"),
+    ]
+    assert list(told.columns) == list(csv.columns)
     assert set(csv["run_id"]) == {"a" * 16}
     np.testing.assert_allclose(csv["trade"].sum(), 1234.0, rtol=1e-14)
     np.testing.assert_allclose(told["trade"], csv["trade"], rtol=1e-12)
@@ -314,3 +323,93 @@ def test_start_that_is_no_time_is_refused(root: Path, text: str) -> None:
     done = run(root, "schedule", "ALPHA", "900", "--urgency", "1", "--start", text, *EVER)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "is no time: 2026-11-27T14:30 (UTC)" in done.stderr
+
+
+ONE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("--urgency", "2", "--side", "buy"), {"urgency": 2.0, "side": "buy"}),
+    (("--urgency", "2", "--lot-size", "50"), {"urgency": 2.0, "lot_size": 50.0}),
+    (("--urgency", "2", "--horizon", "0.5"), {"urgency": 2.0, "horizon": 0.5}),
+    (("--done-by", "0.8", "0.5"), {"done_by": (0.8, 0.5)}),
+    (("--half-life", "0.3"), {"half_life": 0.3}),
+    (("--decay-time", "0.4"), {"decay_time": 0.4}),
+    (("--cost-budget-bps", "7"), {"cost_budget_bps": 7.0}),
+    (("--risk-aversion", "1e-4", "--max-participation", "0.2"), {"risk_aversion": 1e-4, "max_participation": 0.2}),
+    (("--strategy", "market_order"), {"strategy": "market_order"}),
+    (("--urgency", "1", "--start", "2026-03-03T15:00:00.123457"), {"urgency": 1.0, "start": True}),
+]
+
+
+@pytest.mark.parametrize(("options", "ask"), ONE, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+@pytest.mark.parametrize("form", ["--json", "--csv", "piped"])
+def test_every_option_prints_what_the_book_answers_to_the_last_bit(
+    root: Path, options: tuple[str, ...], ask: dict[str, Any], form: str
+) -> None:
+    if "start" in ask:
+        ask = {**ask, "start": datetime(2026, 3, 3, 15, 0, 0, 123_457, tzinfo=UTC)}
+    with ScheduleBook.open(root) as book:
+        want = book.schedule("ALPHA", 937.0, max_age=1e9, **ask)
+    done = run(root, "schedule", "ALPHA", "937", *options, *EVER, *([] if form == "piped" else [form]))
+    assert done.exit_code == 0, done.output
+    if form == "--json":
+        told = pd.DataFrame(json.loads(done.stdout))
+    else:
+        sep = "," if form == "--csv" else "\t"
+        told = pd.read_csv(io.StringIO(done.stdout), sep=sep, float_precision="round_trip", keep_default_na=False)
+    for name, numbers in {"trade": want.trade_sizes, "left": want.holdings[1:]}.items():
+        assert told[name].to_numpy(dtype=float).tobytes() == numbers.tobytes()
+    assert told["price"].tolist() == want.params["slice_prices"].tolist()
+    times = want.timestamps[:-1]
+    if "start" in ask:
+        assert told["time"].tolist() == [f"{t}Z" for t in times]
+    else:
+        assert told["time"].tolist() == times.tolist()
+    first, p = told.iloc[0], want.params
+    names = ("side", "status", "source", "run_id", "grade", "expected_cost")
+    assert {name: first[name] for name in names} == {name: p[name] for name in names}
+    assert (first["expected_cost_bps"], first["strategy"]) == (want.total_cost_estimate, want.strategy_name)
+    if math.isfinite(want.risk_aversion):
+        assert first["risk_aversion"] == want.risk_aversion
+    assert (first["remainder"], first["as_of"]) == (p.get("remainder", 0.0), str(p["as_of"]))
+    assert first["warnings"] == "; ".join(p["warnings"])
+    assert done.stderr.splitlines() == [f"warning: {said}" for said in p["warnings"]]
+
+
+def test_parameters_are_printed_to_the_last_digit(tmp_path: Path) -> None:
+    seen = datetime(2026, 3, 3, 12, 0, 0, 123_457, tzinfo=UTC)
+    publish(tmp_path, markets=(market("ALPHA", eta=1e-9 / 3, gamma=1.2e-14, sigma=math.pi, last_trade_at=seen),))
+    (row,) = json.loads(run(tmp_path, "markets", "--json").stdout)
+    assert (row["eta"], row["gamma"], row["sigma"], row["reason"]) == (1e-9 / 3, 1.2e-14, math.pi, None)
+    csv = pd.read_csv(io.StringIO(run(tmp_path, "markets", "--csv").stdout), float_precision="round_trip")
+    assert (csv["eta"][0], csv["gamma"][0], csv["sigma"][0]) == (1e-9 / 3, 1.2e-14, math.pi)
+    explained = pd.DataFrame(json.loads(run(tmp_path, "explain", "ALPHA", "--json").stdout)).set_index("name")["value"]
+    assert (explained["eta"], explained["gamma"]) == (1e-9 / 3, 1.2e-14)
+    assert explained["last_trade_at"] == "2026-03-03T12:00:00.123457Z"
+    assert explained["as_of"] == "2026-03-03T00:00:00.000000Z"
+    with ScheduleBook.open(tmp_path) as book:
+        compared = book.compare("ALPHA", 500.0, urgency=2.0, max_age=1e9)
+    told = json.loads(run(tmp_path, "compare", "ALPHA", "500", "--urgency", "2", *EVER, "--json").stdout)
+    assert [row["expected_cost"] for row in told] == compared["expected_cost"].tolist()
+    assert [row["risk_aversion"] for row in told][-1] is None  # of a market order: JSON has no infinity
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--min-grade=D"])
+def test_output_that_cannot_be_written_is_said_in_a_line(root: Path, form: str) -> None:
+    code = "from tributary_opt.cli import app\napp()"
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-c", code, "markets", "--parquet", str(root), form]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["refused: the output cannot be written: No space left on device"]
+
+
+def test_a_grade_filter_lets_through_what_is_as_good(tmp_path: Path) -> None:
+    grades = {"BEST": "A", "GOOD": "B", "FAIR": "C", "POOR": "D", "OLD": None}
+    refused = market("GONE", status="refused", reason="stale", grade=None)
+    made = (*(market(name, grade=grade) for name, grade in grades.items()), refused)
+    publish(tmp_path, markets=made, grid=Grid(order_sizes_pct_adv=(1.0,)))
+    for least, listed in {"A": 1, "B": 2, "C": 3, "D": 5}.items():
+        found = json.loads(run(tmp_path, "markets", "--min-grade", least, "--json").stdout)
+        assert {row["market_id"] for row in found} == set([*grades][:listed])
+        for name in (*grades, "GONE"):
+            done = run(tmp_path, "schedule", name, "100", "--urgency", "1", "--min-grade", least, *EVER)
+            assert done.exit_code == (0 if name in [*grades][:listed] else 1)

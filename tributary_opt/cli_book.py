@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -158,16 +159,23 @@ def register(app: typer.Typer, refusals: Any) -> None:
             )
         import pandas as pd
 
+        p = t.params
         slices = pd.DataFrame(
             {
                 "time": t.timestamps[:-1],
                 "trade": t.trade_sizes,
                 "left": t.holdings[1:],
-                "price": t.params["slice_prices"],
-                **{name: t.params[name] for name in ("source", "run_id", "grade", "age_hours")},
+                "price": p["slice_prices"],
+                **{name: p[name] for name in ("market_id", "token_id", "side")},
+                "strategy": t.strategy_name,
+                "risk_aversion": t.risk_aversion,
+                "expected_cost": p["expected_cost"],
+                "expected_cost_bps": t.total_cost_estimate,
+                "remainder": p.get("remainder", 0.0),
+                **{name: p[name] for name in ("status", "source", "run_id", "as_of", "grade", "age_hours")},
+                "warnings": "; ".join(p["warnings"]),
             }
         )
-        p = t.params
         title = (
             f"{market}: {p['side']} {order_size:g} contracts by {t.strategy_name}\n"
             f"{p['source']}, run {p['run_id']} as of {p['as_of']}, grade {p['grade']}, "
@@ -290,14 +298,46 @@ def _show(
     if as_json and as_csv:
         raise typer.BadParameter("give one of --json and --csv")
     if as_json:
-        records = json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15))
-        typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
+        records = [{name: _as_json(value) for name, value in row.items()} for row in _plain(frame).to_dict("records")]
+        _say(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     elif as_csv:
-        typer.echo(frame.to_csv(index=False), nl=False)
+        _say(_plain(frame).to_csv(index=False))
     elif sys.stdout.isatty():
         _table(frame, title, first or list(frame.columns), labels)
     else:
-        typer.echo(frame.to_csv(index=False, sep="\t"), nl=False)
+        _say(_plain(frame).to_csv(index=False, sep="\t"))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with its instants as they are read back anywhere: UTC, to the microsecond."""
+    return frame.assign(**{str(name): c.map(_zulu) for name, c in frame.items() if c.dtype.kind in "MO"})
+
+
+def _zulu(value: Any) -> Any:
+    if not isinstance(value, datetime) or value != value:  # NaT
+        return None if isinstance(value, datetime) else value
+    utc = value if value.tzinfo is None else value.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON has it: doubles to the last digit, null for what is no number."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return None if value != value else value.item() if hasattr(value, "item") else str(value)
+
+
+def _say(text: str) -> None:
+    """Write to standard output, or end in a line where it takes no more."""
+    try:
+        typer.echo(text, nl=False)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has no other way
+        if not isinstance(error, BrokenPipeError):  # whoever reads has enough, which is no fault
+            _err.print(f"[red]refused:[/] the output cannot be written: {error.strerror}", highlight=False)
+        raise typer.Exit(1) from None
 
 
 def _table(frame: pd.DataFrame, title: str, first: Sequence[str], labels: Mapping[str, str]) -> None:
