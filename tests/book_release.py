@@ -70,6 +70,7 @@ def rows(markets: tuple[dict[str, Any], ...] = MARKETS, grid: Grid = GRID) -> tu
 
 def publish(root: Path, run_id: str = "a" * 16, as_of: date = AS_OF, **made: Any) -> pd.DataFrame:
     """A release as files; returns its trajectories."""
+    settings = {"grid": made.get("grid", GRID).model_dump(mode="json")}
     frames = rows(**made) if made else _night()
     told = {}
     for table, frame in zip(schema.RELEASE_TABLES, frames, strict=True):
@@ -78,8 +79,9 @@ def publish(root: Path, run_id: str = "a" * 16, as_of: date = AS_OF, **made: Any
         path = parquet.write_release_file(root, table, arrow, as_of, run_id)
         told[table.name] = {"path": path.as_posix(), "rows": arrow.num_rows}
     last = parquet.read_manifest(root)
+    of_run = {"run_id": run_id, "as_of": as_of.isoformat()}
     before = last and {name: last[name] for name in ("run_id", "as_of")}
-    parquet.write_manifest(root, {"run_id": run_id, "as_of": as_of.isoformat(), "before": before, "tables": told})
+    parquet.write_manifest(root, {**of_run, "before": before, "settings": settings, "tables": told})
     return frames[1]
 
 

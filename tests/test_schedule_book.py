@@ -184,6 +184,23 @@ def test_a_horizon_that_a_resolution_cuts_short_is_said(tmp_path: Path) -> None:
         assert [len(said) for said in book.schedules(rows)["warnings"]] == [1, 1, 0]
 
 
+def test_a_schedule_ends_before_the_resolution_by_the_release_s_buffer(tmp_path: Path) -> None:
+    soon, start = datetime(2026, 3, 4, 18, tzinfo=UTC), datetime(2026, 3, 4, 5, tzinfo=UTC)
+    made = (market("SOON", kind="probability", price=0.5, sigma=0.01, resolution_time=soon),)
+    publish(tmp_path, markets=made, grid=Grid(horizons=(0.25, 0.5), resolution_buffer_minutes=60.0))
+    book = opened(tmp_path)
+    t = book.schedule("SOON", 100.0, urgency=1.0, horizon=0.5, start=start)
+    assert t.timestamps[-1] == np.datetime64("2026-03-04T17:00")
+    with pytest.raises(ScheduleRefused, match=r"would end 2026-03-04T17:01:00.000000, later than 2026-03-04T17:00"):
+        book.schedule("SOON", 100.0, urgency=1.0, horizon=0.5, start=start + timedelta(minutes=1))
+    assert book.schedule("SOON", 100.0, urgency=1.0, start=start + timedelta(minutes=1)).params["warnings"] == ()
+    told = json.loads((tmp_path / "current.json").read_text())
+    del told["settings"]  # a release from before the manifest had them
+    (tmp_path / "current.json").write_text(json.dumps(told))
+    t = opened(tmp_path).schedule("SOON", 100.0, urgency=1.0, horizon=0.5, start=start + timedelta(minutes=1))
+    assert t.timestamps[-1] == np.datetime64("2026-03-04T17:01")
+
+
 def test_multiplier_scales_money_and_not_prices(book: ScheduleBook) -> None:
     one, fifty = book.schedule("ALPHA", 777.0, urgency=2.0), book.schedule("MULTI", 777.0, urgency=2.0)
     np.testing.assert_allclose(one.holdings, fifty.holdings, rtol=1e-12)

@@ -444,8 +444,13 @@ class ScheduleBook:
             return found
         times = stamps(row["calendar"], start.astimezone(UTC), found.timestamps)
         end, resolves = times[-1], row["resolution_time"]
-        if resolves is not None and end > np.datetime64(resolves.astimezone(UTC).replace(tzinfo=None), "us"):
-            raise ScheduleRefused(f"the schedule would end {end}, after the market resolves at {resolves}")
+        if resolves is not None:
+            latest = np.datetime64((resolves - book.buffer).astimezone(UTC).replace(tzinfo=None), "us")
+            if end > latest:
+                raise ScheduleRefused(
+                    f"the schedule would end {end}, later than {latest}: the market resolves at {resolves}; start "
+                    "earlier, or give a shorter horizon"
+                )
         if order.after < book.as_of:
             said = f"it starts {start}, before the release as of {book.as_of} was known: for looking back only"
             found = _with(found, warnings=(*found.params["warnings"], said))

@@ -27,7 +27,7 @@ from tributary_opt.schedule_book.grid import (
     unreadable,
     with_all,
 )
-from tributary_opt.schedule_book.snapshot import OF_AN_ORDER, Portion, Snapshot
+from tributary_opt.schedule_book.snapshot import OF_AN_ORDER, Portion, Snapshot, buffer_of
 from tributary_opt.storage import parquet
 
 _GROUPS_KEPT = 64
@@ -50,7 +50,7 @@ def of_parquet(root: Path) -> Snapshot:
         published = manifest.get("published_at")
         rows_told = {t.name: manifest["tables"][t.name].get("rows") for t in schema.RELEASE_TABLES}
         path = root / manifest["tables"][schema.TRAJECTORIES.name]["path"]
-        before = manifest.get("before")
+        buffer, before = buffer_of(manifest.get("settings")), manifest.get("before")
         earlier = None if before is None else (date.fromisoformat(before["as_of"]), str(before["run_id"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BookError(f"{root / parquet.MANIFEST} lacks {error}: `tributary-opt runs` repairs it") from None
@@ -83,7 +83,7 @@ def of_parquet(root: Path) -> Snapshot:
         return row, None if block is None else block.market(key)
 
     stamp = datetime.fromisoformat(published) if published else None
-    return Snapshot(run_id, as_of, stamp, parameters, rows, before_this)
+    return Snapshot(run_id, as_of, stamp, buffer, parameters, rows, before_this)
 
 
 class _File:

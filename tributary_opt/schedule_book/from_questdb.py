@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.schedule_book.grid import Block, BookError, Key, Market, with_all
-from tributary_opt.schedule_book.snapshot import REPAIR, Portion, Snapshot
+from tributary_opt.schedule_book.snapshot import REPAIR, Portion, Snapshot, buffer_of
 from tributary_opt.storage.frames import canonical
 from tributary_opt.storage.questdb import QuestDB, QuestDBQueryError
 from tributary_opt.storage.releases import Releases
@@ -54,7 +55,8 @@ def of_questdb(db: QuestDB) -> Snapshot:
         return row, None if block is None else block.market(key)
 
     found = _Parameters(parameters, pointer.run_id)
-    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, found, rows, before_this)
+    buffer = buffer_of(json.loads((run or {}).get("settings") or "{}"))
+    return Snapshot(pointer.run_id, pointer.as_of, pointer.published_at, buffer, found, rows, before_this)
 
 
 class _Parameters:

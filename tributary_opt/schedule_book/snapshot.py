@@ -7,8 +7,8 @@ is asked for, when it is asked for.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -33,6 +33,11 @@ OF_AN_ORDER = (
 
 class ScheduleRefused(ValueError):
     """There is no schedule for what was asked; the message says why and how far off it is."""
+
+
+def buffer_of(settings: Mapping[str, Any] | None) -> timedelta:
+    """How long before a resolution schedules end, by a release's settings; nothing in one too old to say."""
+    return timedelta(minutes=float(((settings or {}).get("grid") or {}).get("resolution_buffer_minutes", 0.0)))
 
 
 class Portion:
@@ -78,6 +83,8 @@ class Snapshot:
     run_id, as_of, published_at
     parameters : Parameters
     rows : Rows
+    buffer : timedelta
+        How long before a market's resolution the release's schedules end.
     before : callable
         A market's row of `ac_parameters` in the release that was current before this one, empty where it had none, and
         its schedules, None where there are none any more.
@@ -88,11 +95,12 @@ class Snapshot:
         run_id: str,
         as_of: date,
         published_at: datetime | None,
+        buffer: timedelta,
         parameters: Parameters,
         rows: Rows,
         before: Callable[[Key], tuple[dict[str, Any], Market | None]],
     ):
-        self.run_id, self.as_of, self.published_at = run_id, as_of, published_at
+        self.run_id, self.as_of, self.published_at, self.buffer = run_id, as_of, published_at, buffer
         self.read, self.evidence, self.before = parameters.read, parameters.whole_row, before
         self._parameters, self._rows = parameters, rows
         self._known: dict[Key, dict[str, Any]] = {}

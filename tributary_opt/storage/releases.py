@@ -516,6 +516,7 @@ class Releases:
                 "published_at": pointer.published_at.isoformat(),
                 "schema_version": schema.SCHEMA_VERSION,
                 "package_version": run.get("package_version"),
+                "settings": json.loads(run.get("settings") or "{}"),
                 "before": None if before is None else {"run_id": before.run_id, "as_of": before.as_of.isoformat()},
                 "tables": {
                     name: {

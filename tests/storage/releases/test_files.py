@@ -159,6 +159,7 @@ def test_parquet_holds_the_rows_of_the_tables_bit_for_bit(releases: Releases) ->
         assert pd.read_parquet(path)["run_id"].eq(outcome.run_id).all()  # another door, no partition columns in the way
     manifest = json.loads((releases.root / "current.json").read_text())
     assert (manifest["run_id"], manifest["as_of"]) == (outcome.run_id, "2026-01-05")
+    assert manifest["settings"] == run.settings
     assert {name: entry["rows"] for name, entry in manifest["tables"].items()} == {
         "ac_parameters": 3,
         "ac_trajectories": 6,
