@@ -212,6 +212,19 @@ def test_a_terminal_of_80_columns_shows_whole_words(screens: dict[str, list[str]
             "expected_cost = 1: it can be from 5.776",
         ),
         (("markets", "--min-grade", "Z"), "a grade is one of A, B, C, D"),
+        (("schedule", "alpha", "1", "--urgency", "1"), "nearest: 'ALPHA'"),
+        (
+            ("schedule", "ALPHA", "1", "--urgency", "1", "--start", "9999-12-31", *EVER),
+            "the calendar 24/7 does not reach 9999-12-31",
+        ),
+        (
+            ("schedule", "BETA", "1", "--urgency", "1", "--start", "2200-12-31", *EVER),
+            "the calendar XNYS does not reach 2200-12-31",
+        ),
+        (
+            ("schedule", "ALPHA", "900", "--cost-budget-bps", "6", "--lot-size", "100", *EVER),
+            "the least expected cost in lots of 100 is 21.36 bps",
+        ),
     ],
 )
 def test_error_is_one_line_with_the_remedy(root: Path, words: tuple[str, ...], said: str) -> None:

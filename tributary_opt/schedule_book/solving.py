@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class Order:
         """As in the release: "volume" where the hours' profile is known and used."""
         return "clock" if self.hours is None else "volume"
 
-    @property
+    @cached_property
     def eta_tilde(self) -> float:
         """What the clock's trade-off is measured by; where it is not above 0, every risk has one schedule, TWAP."""
         p, law = self.place.params, self.place.law
@@ -293,7 +293,7 @@ def published(run_id: str, order: Order, at: int) -> ExecutionTrajectory:
         numbers["decay_time"] = math.inf
     said = () if row["status"] == "ok" else (f"published with status {row['status']}",)
     if row["strategy"] not in FIXED and order.eta_tilde <= 0:
-        lam, said = 0.0, (*said, _no_trade_off(order))
+        lam, said = 0.0 if math.isnan(lam) else lam, (*said, _no_trade_off(order))
     more = {"status": row["status"], "cost_profile": row["cost_profile"] or "clock", "source": "published"}
     found = _trajectory(order, row["strategy"], lam, holdings, trades, numbers, said, more)
     return _flagged(order, replace(found, total_cost_estimate=row["expected_cost_bps"]))
