@@ -168,7 +168,8 @@ def test_without_a_trade_off_every_risk_is_twap_with_a_warning(
 
 def test_a_horizon_that_a_resolution_cuts_short_is_said(tmp_path: Path) -> None:
     soon = datetime(2026, 3, 4, 18, tzinfo=UTC)  # 17 h and the buffer after the schedule could begin
-    publish(tmp_path, markets=(market("SOON", kind="probability", price=0.5, sigma=0.01, resolution_time=soon),))
+    made = (market("SOON", kind="probability", price=0.5, sigma=0.01, resolution_time=soon),)
+    publish(tmp_path, markets=made, grid=Grid(horizons=(1.0, 0.8, 0.25), order_sizes_pct_adv=(0.1, 1.0)))
     book, left = opened(tmp_path), 17 / 24
     for size in (100.0, 90.0):
         for horizon in (None, 1.0):
@@ -180,8 +181,10 @@ def test_a_horizon_that_a_resolution_cuts_short_is_said(tmp_path: Path) -> None:
         for horizon in (0.9, 1.7):
             with pytest.raises(ScheduleRefused, match=rf"longest horizon that fits is {longest!r} days, not {horizon}"):
                 book.schedule("SOON", size, urgency=1.0, horizon=horizon)
-        rows = pd.DataFrame({"market_id": "SOON", "order_size": size, "urgency": 1.0, "horizon": [None, 1.0, longest]})
-        assert [len(said) for said in book.schedules(rows)["warnings"]] == [1, 1, 0]
+        rows = pd.DataFrame({"market_id": ["SOON"], "order_size": size, "urgency": 1.0})
+        rows = rows.merge(pd.DataFrame({"horizon": [None, 1.0, 0.8, longest, 0.25]}), how="cross")
+        assert [len(said) for said in book.schedules(rows)["warnings"]] == [1, 1, 1, 0, 0]
+        assert book.schedules(rows)["warnings"][2] == book.schedule("SOON", **dict(rows.iloc[2][1:])).params["warnings"]
 
 
 def test_a_schedule_ends_before_the_resolution_by_the_release_s_buffer(tmp_path: Path) -> None:

@@ -260,7 +260,11 @@ class _Batch:
             self.number["risk_aversion"][i] = math.inf
         self.n_steps[i] = steps
         self.source[i] = "published"
-        self._say_shortened(i, block.number["horizon"][at], block.number["horizon_asked"][at])
+        got, whole, mine = block.number["horizon"][at], block.number["horizon_asked"][at], self.horizon[i]
+        said = np.full(len(i), "", dtype=object)
+        for j in np.flatnonzero((got < whole) & (np.isnan(mine) | (mine == whole))).tolist():
+            said[j] = shortened(float(got[j]), float(whole[j]))
+        self._say(i, said)
 
     def _look_at_prices(self, book: Snapshot, block: Block, i: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
         """The status of published rows, and of slices that leave the price's range."""
@@ -309,11 +313,9 @@ class _Batch:
     def _out_of_range(self, i: int, said: str) -> None:
         self.status[i], self.warnings[i] = "price_out_of_range", (*self.warnings[i], said)
 
-    def _say_shortened(self, i: np.ndarray, horizon: np.ndarray, asked: np.ndarray) -> None:
-        """A word where a resolution has cut the grid's horizon short, unless it is the short one that was asked for."""
-        mine = self.horizon[i]
-        for j in np.flatnonzero((horizon < asked) & (np.isnan(mine) | (mine == asked))).tolist():
-            self.warnings[i[j]] = (*self.warnings[i[j]], shortened(float(horizon[j]), float(asked[j])))
+    def _say(self, i: np.ndarray, said: np.ndarray) -> None:
+        for j in np.flatnonzero(said != "").tolist():
+            self.warnings[i[j]] = (*self.warnings[i[j]], said[j])
 
     def look_for_gaps(self, book: Snapshot) -> None:
         """A market with parameters whose schedules are not there makes the release one that is not whole."""
@@ -332,6 +334,7 @@ class _Batch:
         )
         plain &= (self.value[i] >= 0) & (self.near["linear"][k] == 1) & ~self.capped[k]
         i, k = i[plain], k[plain]
+        said = np.full(len(i), "", dtype=object)
         asked, horizon, steps = self.horizon[i], self.near["horizon"][k].copy(), self.near["n_steps"][k].copy()
         tau = horizon / steps
         others = ~(np.isnan(asked) | (asked == horizon) | (asked == self.near["horizon_asked"][k]))
@@ -342,17 +345,27 @@ class _Batch:
             except ScheduleRefused as error:
                 self.refuse(i[j], str(error))
             else:
-                horizon[j], steps[j], tau[j] = place.horizon, place.n_steps, place.tau
+                horizon[j], steps[j], tau[j], said[j] = place.horizon, place.n_steps, place.tau, place.said
+        short = ~others & (horizon < self.near["horizon_asked"][k]) & ~(asked == horizon)
+        for j in np.flatnonzero(short).tolist():
+            said[j] = shortened(float(horizon[j]), float(self.near["horizon_asked"][k[j]]))
         fine = self.source[i] == ""
         for n in np.unique(steps[fine]).tolist():
             for paper in (False, True):
                 these = np.flatnonzero(fine & (steps == n) & (self.near["paper"][k] == paper))
                 for start in range(0, len(these), _AT_ONCE):
                     at = these[start : start + _AT_ONCE]
-                    self._solve(book, i[at], horizon[at], tau[at], int(n), "paper" if paper else "midprice")
+                    self._solve(book, i[at], horizon[at], tau[at], int(n), "paper" if paper else "midprice", said[at])
 
     def _solve(
-        self, book: Snapshot, i: np.ndarray, horizon: np.ndarray, tau: np.ndarray, n: int, permanent: Any
+        self,
+        book: Snapshot,
+        i: np.ndarray,
+        horizon: np.ndarray,
+        tau: np.ndarray,
+        n: int,
+        permanent: Any,
+        said: np.ndarray,
     ) -> None:
         at = self.row[self.key[i]]
         multiplier = book.column("contract_multiplier")[at].astype(float)
@@ -391,8 +404,7 @@ class _Batch:
             self._out_of_range(done[j], average_out_of_range(price[j], paid[j]))
         law = {"midprice": permanent == "midprice"}
         self._look_at_slices(book, done, g.holdings[fine, 0, 0], tau[fine], law)
-        k = self.key[done]
-        self._say_shortened(done, self.near["horizon"][k], self.near["horizon_asked"][k])
+        self._say(done, said[fine])
 
     def solve_singly(self, single: Single) -> None:
         """What no batch takes: other strategies, laws and ways to choose risk, and whatever is refused in words."""
