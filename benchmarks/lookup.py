@@ -11,7 +11,7 @@ first. `--folder` keeps the release for the next time.
 
 5,000 markets on two idle cores with AVX-512: by hand p95 9.0 ms; the book opened for it 2.0 of that, cold 1.04, warm
 0.14 ms in the median and 0.25 at p95, an order that is not published 0.77 and 1.20 ms. 10,000 orders the first time
-0.48 s, again 0.03 s, none of them published 0.03 s; reading market_id and remaining of the same row groups by hand
+0.48 s, again 0.05 s, none of them published 0.06 s; reading market_id and remaining of the same row groups by hand
 took 0.79 s. A process for one lookup: by hand 0.13 s, 24/7 0.27 s, XNYS 0.65 s. On slower cores all of it takes about
 twice as long, in the same ratios: warm 0.36 ms, not published 1.7 ms.
 """

@@ -294,9 +294,9 @@ class _Batch:
         self, book: Snapshot, i: np.ndarray, held: np.ndarray, tau: np.ndarray, law: dict[str, Any]
     ) -> None:
         """A word where the dearest slice leaves the price's range."""
-        names = ("eta", "gamma", "epsilon", "reference_rate", "adv", "price", "tick_size")
+        names = ("eta", "gamma", "epsilon", "reference_rate", "adv", "price", "tick_size", "kind")
         row = self.row[self.key[i]]
-        p = {name: book.column(name)[row] for name in names}
+        p = {name: column[row] for name, column in book.columns(names).items()}
         rate = np.where(np.isnan(p["reference_rate"]), 0.01 * p["adv"], p["reference_rate"])
         columns = {name: p[name][:, np.newaxis] for name in ("eta", "gamma", "epsilon")}
         n = -np.diff(held, axis=1)

@@ -154,9 +154,15 @@ class Snapshot:
     def column(self, name: str) -> np.ndarray:
         """A column of `ac_parameters`, in the order of `places`: doubles with NaN, words with None."""
         found = self._columns.get(name)
-        if found is None:
-            found = self._columns[name] = self.read([name])[name].to_numpy()
-        return found
+        return self.columns([name])[name] if found is None else found
+
+    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Some columns, those that nobody has asked for yet read together."""
+        unread = [name for name in names if name not in self._columns]
+        if unread:
+            rows = self.read(unread)
+            self._columns |= {name: rows[name].to_numpy() for name in unread}
+        return {name: self._columns[name] for name in names}
 
     def blocks(self, market_ids: Sequence[str]) -> Iterator[dict[str, Block]]:
         """The schedules of many markets, in portions, each row group read once."""
