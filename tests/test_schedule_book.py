@@ -166,6 +166,21 @@ def test_without_a_trade_off_every_risk_is_twap_with_a_warning(
     np.testing.assert_allclose(rest.holdings, t.holdings[5:], rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1_000.0, 900.0])
+def test_without_a_trade_off_what_is_no_risk_is_refused_still(tmp_path: Path, size: float) -> None:
+    publish(tmp_path, markets=(market("BENT", gamma=1e-2),), grid=GRID)
+    book = opened(tmp_path)
+    for kind in ("urgency", "risk_aversion", "decay_time", "half_life", "cost_budget_bps"):
+        for value in (-1.0, math.nan, math.inf):
+            with pytest.raises(ScheduleRefused, match=rf"{kind} must be finite and >= 0"):
+                book.schedule("BENT", size, **{kind: value})  # type: ignore[arg-type]
+    for time_ in (math.inf, math.nan, 0.0, 1.5):
+        with pytest.raises(ScheduleRefused, match="done_by's time must be from"):
+            book.schedule("BENT", size, done_by=(0.5, time_))
+    with pytest.raises(ScheduleRefused, match="cost_budget_bps=1: the least expected cost is "):
+        book.schedule("BENT", size, cost_budget_bps=1.0)
+
+
 def test_a_horizon_that_a_resolution_cuts_short_is_said(tmp_path: Path) -> None:
     soon = datetime(2026, 3, 4, 18, tzinfo=UTC)  # 17 h and the buffer after the schedule could begin
     made = (market("SOON", kind="probability", price=0.5, sigma=0.01, resolution_time=soon),)

@@ -480,6 +480,8 @@ def _order(
 
 def _found(book: Snapshot, order: Order, kind: str | None, value: Any) -> ExecutionTrajectory:
     """As published, or else solved."""
+    if kind is not None and order.eta_tilde <= 0:
+        risk_aversion_of(order, kind, value)  # refuses what is no risk, for every risk has a row here
     at = order.published_at(book.as_of, kind, value)
     if at is not None:
         found = published(book.run_id, order, at)

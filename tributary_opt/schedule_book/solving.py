@@ -212,7 +212,12 @@ def risk_aversion_of(order: Order, kind: str, value: Any) -> float:
     place, horizon, clock = order.place, order.place.horizon, None
     if kind in ("risk_aversion", "urgency") and not (math.isfinite(value) and value >= 0):
         raise ScheduleRefused(f"{kind} must be finite and >= 0, got {value:g}")
-    if order.eta_tilde <= 0:
+    if order.eta_tilde <= 0:  # whatever was asked for, if it is something
+        target = value[0] if kind == "done_by" else value
+        if not (math.isfinite(target) and target >= 0):
+            raise ScheduleRefused(f"{kind} must be finite and >= 0, got {target:g}")
+        if kind == "done_by":
+            _slices_by(order, value[1])
         return 0.0
     try:
         if kind == "risk_aversion":
@@ -246,16 +251,21 @@ def _by_schedule(order: Order, kind: str, value: Any) -> float:
     if kind == "half_life":
         return risk_aversion_from_half_life(problem, value).risk_aversion
     if kind == "done_by":
-        share, time = value
-        within = place.tau * (1 - TOO_FAR) <= time <= place.horizon * (1 + TOO_FAR)
-        after = math.floor(time / place.tau + TOO_FAR) if within else 0
-        if not 1 <= after <= place.n_steps:
-            raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
-        return risk_aversion_from_share_done(problem, share, after).risk_aversion
+        return risk_aversion_from_share_done(problem, value[0], _slices_by(order, value[1])).risk_aversion
     # In bps of the notional, in which the budget is given and a refusal should speak: E/u + (λu) V/u².
     unit = 1e-4 * place.size * place.params.price
     money = {name: getattr(problem, name) / unit for name in ("impact", "spread", "slice_sd", "gamma")}
     return risk_aversion_from_cost(replace(problem, **money), value).risk_aversion / unit
+
+
+def _slices_by(order: Order, time: float) -> int:
+    """Slices that are over by a time of `done_by`."""
+    place = order.place
+    within = place.tau * (1 - TOO_FAR) <= time <= place.horizon * (1 + TOO_FAR)
+    after = math.floor(time / place.tau + TOO_FAR) if within else 0
+    if not 1 <= after <= place.n_steps:
+        raise ScheduleRefused(f"done_by's time must be from {place.tau:g} to {place.horizon:g} days, got {time:g}")
+    return after
 
 
 def urgency_of(place: Place, risk_aversion: float) -> float:
@@ -331,7 +341,7 @@ def kept(order: Order, found: ExecutionTrajectory, kind: str | None, value: Any)
         said = f"half of the order is done after {found.params['half_life']:.10g} days{lots}, not {value:g}"
     if kind == "done_by":
         share, time = value
-        done = 1.0 - found.holdings[math.floor(time / order.place.tau + TOO_FAR)] / order.place.size
+        done = 1.0 - found.holdings[_slices_by(order, time)] / order.place.size
         if not abs(done - share) <= _MET * share:
             said = f"the share done by {time:g} days is {done:.10g}{lots}, not {share:g}"
     return _said(found, said) if said else found
