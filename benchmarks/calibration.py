@@ -1,11 +1,12 @@
-"""Does calibration find the truth? Synthetic markets with known parameters, through the sums of market days.
+"""Does calibration find the truth? Synthetic markets with known parameters, through rows of market days.
 
     python benchmarks/calibration.py [--markets 1000] [--days 30] [--seeds 5]
 
 Prints, as mean ± standard error over seeds: coverage of the 95 % intervals, bias, and the error of thin and thick
 markets against their own least squares. The generator knows nothing of `calibration`. Trades arrive as a Poisson
 process at 0.03 to 6 in five minutes, signs persist from trade to trade, a tenth of the published signs is wrong, moves
-and averages have t(4) noise. Markets differ by a log-sd of 0.5 or more after their covariates.
+and averages have t(4) noise. Markets differ by a log-sd of 0.5 or more after their covariates. From a day's buckets on
+everything is the night's own: its rows, its cap on flow from earlier days, its statistics with their errors.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from tributary_opt import schema
 from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.calibration.parameters import Measured, calibrate
+from tributary_opt.market_data.buckets import zero_rows
+from tributary_opt.market_data.calendars import ALWAYS_OPEN
 from tributary_opt.market_data.impact_sums import impact_columns
+from tributary_opt.market_data.market_days import CAP_DAYS, Window, in_order
 from tributary_opt.market_data.markets import ReferenceData
-from tributary_opt.settings import CalibrationRules
+from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.market_data.volatility import with_prior
+from tributary_opt.settings import CalibrationRules, StatisticsRules
 
 BUCKETS = 288
 PERSISTENCE = 0.4  # correlation of one trade's sign with the next's
@@ -78,11 +83,10 @@ def day(rng: np.random.Generator, markets: pd.DataFrame, right: float) -> dict[s
     quoted = (
         of["spread"] * np.exp(0.1 * rng.normal(size=shape) - 0.005) * np.exp(0.2 * rng.normal(size=flow.shape) - 0.02)
     )
-    variance = (np.diff(mid, axis=1) ** 2).sum(axis=1) * BUCKETS / (BUCKETS - 1)
     return {
-        "mid": mid, "buys": buys, "sells": sells, "paid_buys": paid_buys, "paid_sells": paid_sells,
-        "flow_squared": flow**2, "size_squared": total(size**2).mean(axis=1), "spread": quoted.mean(axis=1),
-        "rv": variance, "volume": buys.sum(axis=1) + sells.sum(axis=1), "trades": n.sum(axis=1),
+        "mid": mid, "first_move": moves[:, 0], "buys": buys, "sells": sells, "paid_buys": paid_buys,
+        "paid_sells": paid_sells, "flow_squared": (flow**2).sum(axis=1), "size_squared": total(size**2).sum(axis=1),
+        "spread": quoted.mean(axis=1), "trades": n.sum(axis=1),
         # Three in ten trades come soon after a look at the book; their distance from its mid scatters.
         **{name: total(values).sum(axis=1) for name, values in _held_against_mids(rng, sign, seen, size).items()},
     }  # fmt: skip
@@ -95,7 +99,12 @@ def _held_against_mids(
     distance = sign + 0.3 * rng.normal(size=len(sign))
     compared = (rng.random(len(sign)) < 0.3) & (np.abs(distance) >= 0.5)
     against = compared & (distance * seen < 0)
-    return {"compared": compared * size, "compared_squared": compared * size**2, "contradicted": against * size}
+    return {
+        "compared": compared * size,
+        "compared_squared": compared * size**2,
+        "contradicted": against * size,
+        "n_compared": compared.astype(float),
+    }
 
 
 def tape(
@@ -110,58 +119,53 @@ def tape(
     markets[["price", "diffusion", "spread", "response", "direct"]] *= price_unit
     markets[["size", "volume"]] *= size_unit
     markets[["response", "direct"]] /= size_unit
-    frames, spread, rv, volume = [], [], [], []
-    flow_squared, size_squared, trades = (np.zeros(n) for _ in range(3))
-    sides = {name: np.zeros(n) for name in ("compared", "compared_squared", "contradicted")}
     names = [f"M{i:05d}" for i in range(n)]
+    instruments = pd.DataFrame({"market_id": names, "token_id": "t"})
     start = pd.Timestamp("2026-01-01", tz="UTC")
+    frames, volumes, trades, flow_squared, rules = [], [], [], np.zeros(n), StatisticsRules()
     for k in range(n_days):
         d = day(rng, markets, right)
+        begin = start + pd.Timedelta(days=k)
+        end = begin + pd.Timedelta(days=1)
         cap = np.full(n, np.nan)
+        if volumes:
+            of_trades = rules.flow_cap_trades / np.mean(trades[-CAP_DAYS:], axis=0)
+            cap = np.maximum(rules.flow_cap_pct_adv / 100.0, of_trades) * np.mean(volumes[-CAP_DAYS:], axis=0)
         columns = impact_columns(
             lambda minutes: np.arange(0, BUCKETS, minutes // 5),
             d["mid"], (d["buys"], d["paid_buys"]), (d["sells"], d["paid_sells"]), cap, np.full(n, True),
         )  # fmt: skip
-        at = start + pd.Timedelta(days=k)
+        moves = np.diff(d["mid"], axis=1)
+        volumes.append(d["buys"].sum(axis=1) + d["sells"].sum(axis=1))
+        trades.append(d["trades"])
+        flow_squared += d["flow_squared"]
+        at = dict.fromkeys(("session_end", "last_mid_at", "last_trade_at", "last_snapshot_at"), end)
+        at |= {"session_start": begin, "first_mid_at": begin + pd.Timedelta(minutes=5)}
+        rows = zero_rows(begin.date(), instruments)
         frames.append(
-            pd.DataFrame(
-                {"market_id": names, "token_id": "t", "day": at, "session_start": at}
-                | {"session_end": at + pd.Timedelta(days=1)}
-                | columns
+            rows.assign(**{name: pd.Series([stamp] * n).astype(rows[name].dtype) for name, stamp in at.items()}).assign(
+                **{"kind": "price", "calendar": ALWAYS_OPEN, "n_buckets": BUCKETS, "n_mid_buckets": BUCKETS},
+                **{"volume": volumes[-1], "n_trades": d["trades"], "n_signed": d["trades"], "active_hours": 24},
+                **{"buy_volume": d["buys"].sum(axis=1), "sell_volume": d["sells"].sum(axis=1)},
+                **{"size_squared": d["size_squared"], "n_sides_compared": d["n_compared"].astype(int)},
+                **{"compared_volume": d["compared"], "compared_size_squared": d["compared_squared"]},
+                **{"contradicted_volume": d["contradicted"], "flow_cap": cap},
+                **{"n_snapshots": 20_000, "n_two_sided": 20_000, "quoted_seconds": 86_400.0},
+                **{"spread_seconds": d["spread"] * 86_400.0, "open_price": markets["price"].to_numpy()},
+                # Every day begins anew at the price: the first move is the one from the day before.
+                **{"first_mid": markets["price"].to_numpy() + d["first_move"], "last_mid": markets["price"].to_numpy()},
+                **{"close_price": markets["price"].to_numpy(), "realised_variance": (moves**2).sum(axis=1)},
+                **{"realised_quarticity": (moves**4).sum(axis=1)},
+                **columns,
             )
         )
-        spread.append(d["spread"])
-        rv.append(d["rv"])
-        volume.append(d["volume"])
-        flow_squared += d["flow_squared"].sum(axis=1)
-        size_squared += d["size_squared"] / n_days
-        for name, so_far in sides.items():
-            so_far += d[name]
-        trades += d["trades"]
-    rows = pd.concat(frames).sort_values(["market_id", "day"], kind="stable", ignore_index=True)
-    evidence = impact_evidence(rows)
-    s, v, w = np.stack(spread), np.stack(rv), np.stack(volume)
-    root = np.sqrt(n_days)
-    sigma = np.sqrt(v.mean(axis=0))
-    end = start + pd.Timedelta(days=n_days - 1)
-    statistics = pd.DataFrame(
-        {"market_id": names, "token_id": "t", "calendar": "24/7", "day_hours": 24.0, "days_since_newest": 0}
-        | {"n_days": n_days, "n_days_quoted": n_days, "n_days_traded": n_days, "n_trades": trades, "n_bad_trades": 0}
-        | {"window_start": start, "window_end": end, "active_hours": 700, "n_snapshots": 500_000, "signed_share": 1.0}
-        | {"adv": w.mean(axis=0), "adv_se": w.std(axis=0, ddof=1) / root, "price": markets["price"]}
-        | {"spread": s.mean(axis=0), "spread_se": s.std(axis=0, ddof=1) / root, "sigma": sigma}
-        | {"sigma_se": v.std(axis=0, ddof=1) / root / (2 * sigma), "folded_with": None, "sigma_ceiling": np.nan}
-        | {"bucket_size_squared": size_squared}
-        | {"side_method": "given", "quote_rule_share": 0.0, "fresh_rule_share": 0.0, "tick_rule_share": 0.0}
-        | {"sides_compared_alike": sides["compared"] ** 2 / np.maximum(sides["compared_squared"], 1e-300)}
-        | {"sides_contradicted": sides["contradicted"] / np.maximum(sides["compared"], 1e-300)}
-        | {"sigma_source": "realised_mid", "spread_source": "time_weighted_quoted"}
-    )
-    others = [c for c in schema.PARAMETERS.columns if c.name not in (*statistics, "as_of", "run_id")]
-    empty = {c.name: np.nan if c.type == "DOUBLE" else None for c in others}
-    statistics = pd.concat([statistics, pd.DataFrame(empty, index=statistics.index)], axis=1)
-    reference = ReferenceData(pd.DataFrame({"market_id": names, "token_id": "t", "kind": "price"})).of(statistics)
-    measured = Measured(statistics, reference, pd.Series([end] * n), evidence)
+    window = Window.of(begin.date(), n_days, [ALWAYS_OPEN])
+    rows = in_order(pd.concat(frames, ignore_index=True), window)
+    statistics = window_statistics(rows, window)
+    session_end = pd.Series([end] * n)
+    reference = ReferenceData(instruments.assign(kind="price")).of(statistics)
+    statistics = with_prior(statistics, reference, session_end, CalibrationRules().sigma_prior_log_sd)
+    measured = Measured(statistics, reference, session_end, impact_evidence(rows))
     markets["sigma"] = np.sqrt(markets["diffusion"] ** 2 + markets["response"] ** 2 * flow_squared / n_days)
     return markets, measured, rows
 
@@ -175,7 +179,11 @@ def judged(truth: pd.DataFrame, measured: Measured, found: pd.DataFrame) -> dict
         "gamma": truth["response"],
         "eta": truth["direct"],
     }
-    alone = {"gamma": measured.impact.slope[:, 0], "eta": measured.impact.direct_eta[:, 0]}
+    impact = measured.impact
+    alone = {
+        "gamma": impact.slope[:, 0] / impact.uncapped[:, 0],
+        "eta": impact.direct_eta[:, 0] / impact.direct_uncapped[:, 0],
+    }
     order = np.argsort(truth["rate"].to_numpy())
     thin, thick = order[: len(order) // 10], order[-len(order) // 10 :]
     for name, true in pairs.items():

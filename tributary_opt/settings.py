@@ -178,6 +178,13 @@ class StatisticsRules(_Choice):
         description="Bound on the signed flow of a 5-minute bucket in the impact sums, as a share of the mean daily "
         "volume of the trading days just before; 0: none [%]",
     )
+    flow_cap_trades: float = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        description="That bound is never below so many of the same days' mean trades: it is for outliers, and a few "
+        "trades of a thin market are none [-]",
+    )
     walk_pct_volume: float = Field(
         0.02,
         ge=0,

@@ -30,7 +30,7 @@ def ticks() -> tuple[list, list]:
 
 def test_cap_is_a_share_of_the_mean_volume_of_the_days_before(db: QuestDB) -> None:
     load(db, *ticks())
-    days = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=2.0))
+    days = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=2.0, flow_cap_trades=0))
     observe(days, DAYS[-1], 4)
     rows = stored(days, DAYS[-1], 4)
     of_m = rows[rows["market_id"] == "M"]
@@ -43,6 +43,21 @@ def test_cap_is_a_share_of_the_mean_volume_of_the_days_before(db: QuestDB) -> No
 
     off = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=0.0)).read(DAYS[1])
     assert off["flow_cap"].isna().all()
+
+
+def test_cap_of_a_thin_market_is_no_less_than_twenty_mean_trades(db: QuestDB) -> None:
+    """Half a percent of the volume of three trades would be a sixtieth of one: every trade would count alike."""
+    trades, books = ticks()
+    trades += [trade(f"{day}T11:{m:02d}:00Z", "M", 10.0, 100.0, "buy") for day in DAYS for m in (6, 36)]
+    load(db, trades, books)
+    days = market_days(db)
+    observe(days, DAYS[-1], 4)
+    rows = stored(days, DAYS[-1], 4)
+    of_m = rows[rows["market_id"] == "M"]
+    # 1,200, then 3,200 and 2,200 contracts a day in three trades.
+    np.testing.assert_allclose(of_m["flow_cap"], [np.nan, 8_000.0, 14_700.0, 14_700.0], rtol=1e-12)
+    q = of_m["impact_5m"].map(lambda a: a[schema.IMPACT_SUMS.index("q")])
+    np.testing.assert_allclose(q, [1_000.0, 3_000.0, 2_000.0, 14_700.0], rtol=1e-12)
 
 
 def split_ticks(kind: str = "split") -> tuple[list, list]:
@@ -74,7 +89,7 @@ def test_cap_after_a_split_is_in_the_new_contracts_from_its_first_day_on(
     db: QuestDB, kind: str, caps: list[float]
 ) -> None:
     load(db, *split_ticks(kind))
-    days, last = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=1.0)), date(2024, 3, 8)
+    days, last = market_days(db, rules=StatisticsRules(flow_cap_pct_adv=1.0, flow_cap_trades=0)), date(2024, 3, 8)
     first_night = {day: days.read(day, [date(2024, 3, d) for d in range(4, 9)]) for day in (last, date(2024, 3, 6))}
     observe(days, last, 5)
     rows = stored(days, last, 5)
@@ -85,7 +100,7 @@ def test_cap_after_a_split_is_in_the_new_contracts_from_its_first_day_on(
 
 def test_row_is_the_same_in_whatever_order_days_are_read_and_stored(db: QuestDB) -> None:
     load(db, *ticks())
-    days = market_days(db)
+    days = market_days(db, rules=StatisticsRules(flow_cap_trades=0))
     first_night = {day: days.read(day, DAYS) for day in reversed(DAYS)}  # nothing stored, newest first
     for day in DAYS:  # oldest first, each stored before the next is read
         again = days.read(day, [d for d in DAYS if d >= day])
@@ -112,7 +127,7 @@ def test_two_tokens_of_one_market_have_one_cap_of_both_their_volumes(db: QuestDB
         pair | {"token_id": "no", "complement_token_id": "yes"},
         pair | {"token_id": "yes", "complement_token_id": "no"},
     ]
-    days = market_days(db, reference)
+    days = market_days(db, reference, rules=StatisticsRules(flow_cap_trades=0))
     unstored = days.read(DAYS[1], DAYS)
     assert unstored["flow_cap"].tolist() == [20.0, 20.0]  # 0.5 % of 4,000
     days.store(days.read(DAYS[0], DAYS))

@@ -250,7 +250,8 @@ class MarketDays:
         return together
 
     def _flow_cap(self, instruments: pd.DataFrame, volumes: pd.DataFrame, day: date) -> np.ndarray:
-        """Bound on each instrument's flow in a bucket: a share of its mean volume on the days before that had any.
+        """Bound on each instrument's flow in a bucket: a share of its mean volume on the days before that had any, and
+        at least some of its mean trades.
 
         A split on the way, or on the day itself, is reckoned with: all is in contracts of that day. Three digits of it:
         sums of the server and of stored rows differ in their last one. It stays as it is when an earlier day is
@@ -266,9 +267,11 @@ class MarketDays:
         priced = instruments.loc[instruments["kind"] != "probability", keys]
         splits = pd.MultiIndex.from_frame(by_day[keys]).isin(pd.MultiIndex.from_frame(priced))
         by_day.loc[splits, "volume"] = volume_in_newest_units(by_day[splits])
-        mean = by_day[by_day["day"] < day].groupby(keys, as_index=False)["volume"].mean()
+        mean = by_day[by_day["day"] < day].groupby(keys, as_index=False)[["volume", "n_trades"]].mean()
         ours = instruments[["market_id", "token_id"]].merge(mean, on=["market_id", "token_id"], how="left")
-        cap = ours["volume"].to_numpy(dtype=float) * self._rules.flow_cap_pct_adv / 100.0
+        volume = ours["volume"].to_numpy(dtype=float)
+        trades = self._rules.flow_cap_trades / ours["n_trades"].to_numpy(dtype=float)
+        cap = volume * np.maximum(self._rules.flow_cap_pct_adv / 100.0, trades)
         digit = 10.0 ** (np.floor(np.log10(cap)) - 2.0)
         return np.asarray(np.round(cap / digit) * digit)
 
