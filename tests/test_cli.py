@@ -228,3 +228,15 @@ def test_demo_runs_twice(tmp_path: Path) -> None:
     manifest = json.loads((home / "parquet" / "current.json").read_text())
     assert manifest["tables"]["ac_trajectories"]["rows"] > 0
     assert len(pd.read_parquet(home / "sample" / "truth.parquet")) == 8
+
+    # The worked market of docs/calibration.md is one of the demo's.
+    root = Path(__file__).parents[1]
+    assert "`python benchmarks/calibration_example.py --out example.png`" in (root / "docs/calibration.md").read_text()
+    (published,) = (home / "parquet" / "ac_parameters").rglob("*.parquet")
+    parameters = pd.read_parquet(published, partitioning=None)
+    market = parameters.loc[parameters["status"] == "ok", "market_id"].iloc[0]
+    line = [sys.executable, str(root / "benchmarks/calibration_example.py"), "--market", market, "--out", "example.png"]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert market in done.stdout
+    assert (tmp_path / "example.png").read_bytes().startswith(b"\x89PNG")
