@@ -120,6 +120,22 @@ def test_flat_profile_of_an_exchange_is_that_of_its_session() -> None:
     assert np.isnan(found.error_ratio[0])
 
 
+def test_half_day_at_the_end_leaves_the_afternoon_of_the_days_to_come() -> None:
+    """The day after Thanksgiving ends at 13:00: a flat profile of it would have no risk in Monday's afternoon."""
+    of = trading_calendar("XNYS")
+    sessions = [of.session(date(2024, 11, day)) for day in (27, 29)]
+    stamps = {
+        "day": [pd.Timestamp(s.day, tz="UTC") for s in sessions if s],
+        "session_start": [pd.Timestamp(s.start) for s in sessions if s],
+        "session_end": [pd.Timestamp(s.end) for s in sessions if s],
+    }
+    found = of_one(np.ones((2, 24)), pd.DataFrame(stamps).assign(calendar="XNYS"))
+    assert found.used.tolist() == ["flat"]
+    whole = np.zeros(24)
+    whole[9], whole[10:16] = 0.5 / 6.5, 1 / 6.5
+    np.testing.assert_allclose(found.by_hour[0], whole, rtol=1e-12)
+
+
 def test_markets_do_not_mix_and_one_without_a_day_has_no_profile() -> None:
     rng, rows = np.random.default_rng(3), days(10)
     shape = np.arange(1.0, 25.0)

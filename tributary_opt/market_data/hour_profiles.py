@@ -30,8 +30,8 @@ class Profiles:
     used: NDArray[np.object_]
     """hour_of_week | hour_of_day | flat; None without a day to go by."""
     by_hour: NDArray[np.object_]
-    """Shares of hours 0-23 of the calendar's own clock, adding up to 1, whatever the weekday; those of the flat profile
-    where that predicts better."""
+    """Shares of hours 0-23 of the calendar's own clock, adding up to 1, whatever the weekday; those of the longest session
+    where the flat profile predicts better."""
     by_week_hour: NDArray[np.object_]
     """Shares of each weekday's hours, Monday's first, 168 in all and each day's adding up to 1; None where not used."""
     error_ratio: Floats
@@ -75,9 +75,12 @@ def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int
 
     used = np.where(weekly, "hour_of_week", np.where(of_hours < of_flat, "hour_of_day", "flat")).astype(object)
     used[days == 0] = None
-    newest = np.zeros((n, 24))
-    newest[group] = flat  # rows are in the order of days: the last one stays
-    by_hour = np.where((of_hours < of_flat)[:, np.newaxis], _shares(sums), newest)
+    # Of the longest session: of a half-day's, the hours that it lacks would have nothing on the days to come.
+    longest = np.zeros((n, 24))
+    length = (rows["session_end"] - rows["session_start"]).dt.total_seconds().fillna(0.0).to_numpy()
+    by_length = length.argsort(kind="stable")
+    longest[group[by_length]] = flat[by_length]  # the last one stays: of the longest the newest
+    by_hour = np.where((of_hours < of_flat)[:, np.newaxis], _shares(sums), longest)
     by_week = _shares(week_sums).reshape(n, 168)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where((days >= MIN_DAYS) & (of_flat > 0), np.where(weekly, of_week, of_hours) / of_flat, np.nan)
