@@ -2,8 +2,8 @@
 
     python benchmarks/calibration_example.py [--home demo-data] [--market ID] --out calibration_example.png
 
-Needs the [plot] extra. The tape is the demo's, ticks in QuestDB whose truth is known; where there is no demo yet it is
-made first, in two minutes. What is drawn is what the night read and calibrated. Without --market it is one whose own
+The tape is that of the demo (`make demo`), ticks in QuestDB whose truth is known. What is drawn is what the night read
+and calibrated. Without --market it is one whose own
 tape says about nine tenths of what is known of its response, and its peers the rest.
 """
 
@@ -23,7 +23,6 @@ from tributary_opt import schema
 from tributary_opt.calibration.impact_evidence import ImpactEvidence
 from tributary_opt.calibration.least_squares import t_quantile
 from tributary_opt.calibration.parameters import together
-from tributary_opt.demo import run_demo
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.night import Choices, open_night
 from tributary_opt.settings import CalibrationRules, from_environment
@@ -129,11 +128,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("calibration_example.png"))
     asked = parser.parse_args()
     os.environ["TRIBUTARY_HOME"] = str(asked.home.absolute())
-    os.environ.setdefault("PREFECT_HOME", str(asked.home.absolute() / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     settings, choices = from_environment(), Choices()
-    if not (asked.home / "sample" / "truth.parquet").exists():
-        run_demo(settings, lambda step, done, total: print(f"{step}: {done} of {total}", end="\r", flush=True))
+    if not (asked.home / "parquet" / "current.json").exists():
+        parser.error(f"there is no demo in {asked.home}: make it first, by `make demo` or `tributary-opt demo`")
     truths = pd.read_parquet(asked.home / "sample" / "truth.parquet").set_index(["market_id", "token_id"])
     with open_night(settings) as night:
         as_of = night.releases.current().as_of
