@@ -298,8 +298,14 @@ def test_frontier_under_caps_that_cannot_be_kept_names_the_limit(tmp_path: Path)
         ({"urgency": 1.0, "max_participation": 1.5}, "must be > 0 and <= 1"),
         ({"urgency": 1.0, "lot_size": 0.0}, "lot_size must be finite and > 0"),
         ({"urgency": 1.0, "lot_size": math.nan}, "lot_size must be finite and > 0"),
-        ({"urgency": 1.0, "lot_size": 5e-324}, "lot_size 4.94066e-324 is too small for 1000 contracts"),
-        ({"urgency": 1.0, "lot_size": 5e-324, "max_participation": 0.1}, "lot_size 4.94066e-324 is too small"),
+        (
+            {"urgency": 1.0, "lot_size": 5e-324},
+            r"lot_size must be > order_size / 2\^53, got 4.94066e-324 for an order of 1000",
+        ),
+        (
+            {"urgency": 1.0, "lot_size": 5e-324, "max_participation": 0.1},
+            r"lot_size must be > order_size / 2\^53, got 4.94066e-324",
+        ),
         ({"urgency": 1.0, "lot_size": "10"}, "lot_size must be a number, got '10'"),
     ],
 )

@@ -534,6 +534,24 @@ def test_power_law_beyond_its_convexity_has_no_optimum_and_baselines_say_so_too(
     assert set(out.loc[~a, "status"]) == {"ok"}
 
 
+def test_a_slice_that_would_be_sold_below_nothing_is_flagged_though_the_average_is_not() -> None:
+    """Dearest slices by hand: ε + γ (what was traded before) + (η/τ) n_j, which is the paper's cost of a slice."""
+    n, p = 8, market("P", kind="probability", price=0.5, tick_size=0.01)
+    grid, flagged = Grid(n_steps=n, order_sizes_pct_adv=(0.01, 1.0, 5.0, 20.0, 100.0)), set()
+    for scale in (0.01, 0.1, 1.0, 10.0):
+        row = p | {"eta": scale * 1e-5, "gamma": scale * 1e-6, "epsilon": 0.001}
+        out = precompute(parameters(row), grid, AS_OF)
+        for of in out[out["strategy"].isin(["almgren_chriss", "twap", "market_order"])].to_dict("records"):
+            held = np.array(of["remaining"])
+            traded, before = -np.diff(held), of["order_size"] - held[:-1]
+            cost = row["epsilon"] + row["gamma"] * before + row["eta"] / (of["horizon"] / n) * traded
+            dearest = cost[traded > 0].max()
+            beyond = dearest > 0.5 - 0.01 * (1 - 1e-9)
+            assert (of["status"] == "ok") == (not beyond and of["sell_price"] > 0), (scale, of["strategy"])
+            flagged.add((beyond, of["sell_price"] > 0))
+    assert {(True, True), (False, True), (True, False)} <= flagged
+
+
 def test_baselines_that_break_the_caps_say_so() -> None:
     """A trader who may do a tenth of the volume must not find TWAP `ok` at a fifth of it."""
     grid = Grid(n_steps=24, order_sizes_pct_adv=(1.0, 9.0, 11.0), max_participation=0.10)

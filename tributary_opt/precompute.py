@@ -26,6 +26,7 @@ from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
 from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.optimization.night import fixed_grid, solve_grid
 from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem
+from tributary_opt.optimization.slice_prices import ceiling_of, leaves_range, slice_costs, slower_of
 from tributary_opt.settings import Grid
 
 ALMGREN_CHRISS, VOLUME_TIME, CAPPED = "almgren_chriss", "almgren_chriss_volume_time", "almgren_chriss_capped"
@@ -130,7 +131,7 @@ class _Horizon:
             solved[VOLUME_TIME] = (self._optimal(self._any(**self.profile)), self.known)
         for strategy, (columns, known) in solved.items():
             capped = strategy == CAPPED
-            self._finish(columns)
+            self._finish(columns, slower_of(w) if known is self.known else np.ones(n))
             columns["cost_profile"] = np.where(known, "volume", "clock").astype(object)[:, np.newaxis, np.newaxis]
             for name in ("max_participation", "max_slice"):
                 cap = getattr(grid, name)
@@ -230,8 +231,11 @@ class _Horizon:
 
     # --- what all have -----------------------------------------------------------------------------------------
 
-    def _finish(self, columns: _Arrays) -> None:
-        """Costs in currency and bps, implied prices, status, and what the schedule was made with."""
+    def _finish(self, columns: _Arrays, slower: np.ndarray) -> None:
+        """Costs in currency and bps, implied prices, status, and what the schedule was made with.
+
+        `slower` is by what a rate counts for more in each slice that the schedule is costed on.
+        """
         p, grid = self.p, self.grid
 
         def of_market(values: np.ndarray) -> np.ndarray:
@@ -247,8 +251,11 @@ class _Horizon:
         columns["cost_sd_bps"] = np.sqrt(columns["cost_variance"]) / (size * price * multiplier) * 1e4
         columns["decay_time"] = np.where(np.isfinite(columns["decay_time"]), columns["decay_time"], np.nan)
 
-        ceiling = np.where(of_market((p["kind"] == "probability").to_numpy()), 1.0, np.inf)
+        ceiling = of_market(np.array([ceiling_of(kind) for kind in p["kind"]]))
         inside = (columns["sell_price"] > 0) & (columns["buy_price"] < ceiling)  # false for NaN too
+        inside &= ~leaves_range(
+            price, self._dearest(columns["remaining"], slower), ceiling, of_market(_column(p, "tick_size"))
+        )
         solved = columns.pop("solve_status")
         status = np.full(inside.shape, "ok", dtype=object)
         status[np.broadcast_to(solved == SolveStatus.TWAP_ETA_TILDE, inside.shape)] = "twap_eta_tilde"
@@ -275,6 +282,26 @@ class _Horizon:
             eta_tilde = effective_eta(self.market["eta"], self.market["gamma"], self.tau, grid.convention)
         columns["eta_tilde"] = of_market(np.where(self.over, np.nan, eta_tilde))
 
+    def _dearest(self, remaining: np.ndarray, slower: np.ndarray) -> np.ndarray:
+        """What a contract of the dearest slice costs, shape (markets, levels, sizes). [price]"""
+        of_slices: dict[str, Any] = {name: self.market[name][:, np.newaxis, np.newaxis, np.newaxis] for name in _PARTS}
+        law: dict[str, Any] = {}
+        if self.grid.impact_law == "power":
+            law = {"alpha": self.alpha, "reference_rate": self.market["reference_rate"]}
+            law = {name: values[:, np.newaxis, np.newaxis, np.newaxis] for name, values in law.items()}
+        traded = -np.diff(remaining, axis=-1)
+        cost = slice_costs(
+            traded,
+            tau=self.tau[:, np.newaxis, np.newaxis, np.newaxis],
+            midprice=self.grid.convention == "midprice",
+            slower=slower.reshape(-1, 1, 1, self.grid.n_steps),
+            **of_slices,
+            **law,
+        )
+        return np.asarray(np.where(traded > 0, cost, -np.inf).max(axis=-1))
+
+
+_PARTS = ("eta", "gamma", "epsilon")
 
 _NUMBERS = (
     "risk_aversion",

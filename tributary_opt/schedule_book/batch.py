@@ -12,6 +12,7 @@ import pandas as pd
 
 from tributary_opt.optimization.closed_form import effective_eta, risk_aversion_from_urgency
 from tributary_opt.optimization.linear_grid import solve_linear_grid
+from tributary_opt.optimization.slice_prices import ceiling_of, leaves_range, slice_costs, slower_of
 from tributary_opt.schedule_book.grid import Block, Key, near
 from tributary_opt.schedule_book.hull import (
     BY_CLOCK,
@@ -35,12 +36,8 @@ from tributary_opt.schedule_book.solving import (
     adds_up,
     average_out_of_range,
     broken,
-    ceiling_of,
-    leaves_range,
     market_hours,
-    slice_costs,
     slice_out_of_range,
-    slower_of,
 )
 
 _NEEDED = ("market_id", "order_size")
@@ -244,6 +241,7 @@ class _Batch:
         order, firsts = np.unique(order, return_index=True)
         at, i = at[firsts], i[order]
         steps = block.number["n_steps"][at].astype(np.int64)
+        self.source[i] = "published"
         for n in np.unique(steps).tolist():
             these = np.flatnonzero(steps == n)
             whole = (block.offsets[at[these] + 1] - block.offsets[at[these]]) == n + 1
@@ -259,7 +257,6 @@ class _Batch:
         if self.strategy == MARKET_ORDER:
             self.number["risk_aversion"][i] = math.inf
         self.n_steps[i] = steps
-        self.source[i] = "published"
         got, whole, mine = block.number["horizon"][at], block.number["horizon_asked"][at], self.horizon[i]
         said = np.full(len(i), "", dtype=object)
         for j in np.flatnonzero((got < whole) & (np.isnan(mine) | (mine == whole))).tolist():
@@ -267,11 +264,15 @@ class _Batch:
         self._say(i, said)
 
     def _look_at_prices(self, book: Snapshot, block: Block, i: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
-        """The status of published rows, and of slices that leave the price's range."""
+        """The status of published rows, and what is dearest where that is out of range."""
         words, codes = block.words["status"], block.text["status"][at]
         self.status[i] = np.array([*words, None], dtype=object)[codes]
         for j in np.flatnonzero(self.status[i] != "ok").tolist():
             self.warnings[i[j]] = (f"published with status {self.status[i[j]]}",)
+        out = self.status[i] == "price_out_of_range"
+        i, at, held = i[out], at[out], held[out]
+        if not len(i):
+            return
         horizon, steps = block.number["horizon"][at], held.shape[1] - 1
         slower: Any = 1.0
         if self.strategy in WITH_HOURS:
@@ -303,7 +304,9 @@ class _Batch:
         cost = slice_costs(n, tau=tau[:, np.newaxis], **columns, **law, reference_rate=rate[:, np.newaxis])
         worst = np.where(n > 0, cost, -math.inf).max(axis=1)
         out = leaves_range(p["price"], worst, self._ceiling(book, i), p["tick_size"])
-        for j in np.flatnonzero(out & (self.status[i] != "price_out_of_range")).tolist():
+        # The night has judged what is published; of what is solved here the average may have been told already.
+        asked = (self.source[i] == "published") == (self.status[i] == "price_out_of_range")
+        for j in np.flatnonzero(out & asked).tolist():
             self._out_of_range(i[j], slice_out_of_range(p["price"][j], worst[j]))
 
     def _ceiling(self, book: Snapshot, i: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ from tributary_opt.optimization.risk import (
     risk_aversion_from_share_done,
 )
 from tributary_opt.optimization.scheduler import InfeasibleSchedule, LimitedSchedule, schedule_problem
+from tributary_opt.optimization.slice_prices import ON_TICK, ceiling_of, leaves_range, slice_costs, slower_of
 from tributary_opt.optimization.trajectory import ExecutionTrajectory, implied_average_price
 from tributary_opt.schedule_book.clock import first_session
 from tributary_opt.schedule_book.grid import BookError
@@ -367,23 +368,6 @@ def _within_budget(order: Order, found: ExecutionTrajectory, budget: float, lots
     )
 
 
-def leaves_range(price: Any, cost: Any, ceiling: Any, tick: Any = math.nan) -> np.ndarray:
-    """Whether selling at so much less than the price, or buying at so much more, leaves the market's range.
-
-    Of a price that will be rounded to the tick, against the order: whether it does then.
-    """
-    low, high, ticked = price - cost, price + cost, np.asarray(tick) > 0
-    step = np.where(ticked, tick, 1.0)
-    inside = (low > 0) & (high < ceiling)  # false for NaN too
-    on_tick = (low / step > 1 - _ON_TICK) & ((ceiling - high) / step > 1 - _ON_TICK)
-    return np.asarray(~(inside & (~ticked | on_tick)))
-
-
-def ceiling_of(kind: str | None) -> float:
-    """What a market's price must stay below."""
-    return 1.0 if kind == "probability" else math.inf
-
-
 def average_out_of_range(price: float, paid: float) -> str:
     """What to say where the average price would leave the market's range."""
     return f"its expected average price, {price:g} less or more {paid:g}, leaves its range: the law is stretched"
@@ -419,55 +403,17 @@ def _slice_prices(order: Order, cost: np.ndarray) -> np.ndarray:
     if tick:
         steps = prices / tick
         near = np.rint(steps)
-        on = np.abs(steps - near) < _ON_TICK
+        on = np.abs(steps - near) < ON_TICK
         # The multiple of the tick as it is written: 4998 * 0.01 is 49.980000000000004.
         decimals = max(-int(Decimal(repr(float(tick))).as_tuple().exponent), 0)
         prices = np.round(np.where(on, near, np.ceil(steps) if buy else np.floor(steps)) * tick, decimals)
     return np.asarray(prices)
 
 
-def slice_costs(
-    n: np.ndarray,
-    *,
-    tau: Any,
-    eta: Any,
-    gamma: Any,
-    epsilon: Any,
-    midprice: Any,
-    slower: Any = 1.0,
-    alpha: Any = math.nan,
-    reference_rate: Any = 1.0,
-) -> np.ndarray:
-    """What a contract of each slice costs: spread, temporary impact, and what was traded before. [as epsilon]
-
-    Slices along the last axis, the rest broadcast; `alpha` NaN is the linear law, `slower` what an hour's little volume
-    makes of a rate.
-    """
-    before = np.zeros(n.shape)
-    np.cumsum(n[..., :-1], axis=-1, out=before[..., 1:])
-    moved = before + np.where(midprice, 0.5, 0.0) * n
-    own = np.where(midprice, 0.0, 0.5 * gamma)  # what the paper's trade does not pay of its own move
-    temporary = ((eta / tau - own) * slower + own) * n
-    power = ~np.isnan(alpha)
-    if power.any():
-        bent = eta * reference_rate * (slower * n / tau / reference_rate) ** np.where(power, alpha, 1.0)
-        temporary = np.where(power, bent, temporary)
-    return np.asarray(gamma * moved + epsilon + temporary)
-
-
-def slower_of(volume: np.ndarray) -> np.ndarray:
-    """By what a rate counts for more in each slice, from the slices' volume."""
-    with np.errstate(divide="ignore"):
-        return np.where(volume > 0, volume.sum() / (len(volume) * volume), 1.0)
-
-
 # --- inside --------------------------------------------------------------------------------------------------------
 
 _ROUNDING = 1e-12
 """What slices may miss of their order, as a share of it; whole lots of a size like 0.1 round most."""
-
-_ON_TICK = 1e-6
-"""How near to the tick a price is on it. [ticks]"""
 
 _MET = 1e-6
 """How far a schedule may be from the time or the share it was chosen by, as a share of it. [-]"""
@@ -504,7 +450,8 @@ def _flagged(order: Order, found: ExecutionTrajectory) -> ExecutionTrajectory:
     """With the slices' prices, and a word where one would leave its range or the horizon is not the one asked for."""
     place, row, cost = order.place, order.place.row, _costs_of_slices(order, found)
     found = replace(found, params={**found.params, "slice_prices": _slice_prices(order, cost)})
-    if found.params["status"] != "price_out_of_range":
+    # The night has judged what is published; of what is solved here the average may have been told already.
+    if (found.params["source"] == "published") == (found.params["status"] == "price_out_of_range"):
         worst = float(cost[found.trade_sizes > 0].max())
         if leaves_range(row["price"], worst, ceiling_of(row["kind"]), row["tick_size"] or math.nan):
             found = _out_of_range(found, slice_out_of_range(row["price"], worst))
