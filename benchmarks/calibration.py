@@ -218,7 +218,8 @@ def main() -> None:
         print(f"\n{asked.markets} markets x {asked.days} days, {asked.seeds} seeds: {said}")
         for name in table:
             error = table[name].std(ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.nan
-            print(f"  {name:40s} {table[name].mean():8.4f} ± {error:.4f}")
+            low, mean, high = table[name].min(), table[name].mean(), table[name].max()
+            print(f"  {name:40s} {mean:8.4f} ± {error:.4f}   {low:8.4f} to {high:.4f}")
 
 
 if __name__ == "__main__":

@@ -111,9 +111,9 @@ def draw(row: pd.Series, truth: pd.Series, impact: ImpactEvidence, i: int, day: 
 
 
 def truth_by_hour(truth: pd.Series, day: date) -> np.ndarray:
-    """Share of the day's trades in each hour of the calendar's clock; moves follow it too."""
+    """Share of the next session's trades in each hour of the calendar's clock; moves follow it too."""
     calendar = trading_calendar(truth["calendar"])
-    session = calendar.session(calendar.last_days(day, 1)[0])
+    (session,) = calendar.sessions_after(day, 1)
     weights = np.append(0.0, np.cumsum(json.loads(truth["profile"])))
     minutes = pd.date_range(session.start, session.end, freq="min")
     done = np.interp(np.linspace(0, 1, len(minutes)), np.linspace(0, 1, len(weights)), weights / weights[-1])

@@ -30,8 +30,8 @@ class Profiles:
     used: NDArray[np.object_]
     """hour_of_week | hour_of_day | flat; None without a day to go by."""
     by_hour: NDArray[np.object_]
-    """Shares of hours 0-23 of the calendar's own clock, adding up to 1, whatever the weekday; those of the longest session
-    where the flat profile predicts better."""
+    """Shares of hours 0-23 of the calendar's own clock, adding up to 1, whatever the weekday; where the flat profile
+    predicts better, that of the longest session."""
     by_week_hour: NDArray[np.object_]
     """Shares of each weekday's hours, Monday's first, 168 in all and each day's adding up to 1; None where not used."""
     error_ratio: Floats
