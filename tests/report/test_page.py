@@ -167,6 +167,26 @@ def test_search_choose_and_see_the_frontier_change(page: Page) -> None:
     assert page.inner_text("#left-out") == "Left out: 2026-02-01 (run 00): its file is gone."
 
 
+def test_parameters_of_the_last_nights_stand_with_their_intervals(page: Page, night: NightReport) -> None:
+    search(page, "made-00003", 1)
+    page.click("#markets tbody tr")
+    drawn(page, "c-history")
+    before = made_history(night).rows
+    mine = before[before["market_id"] == "KX-MADE-00003"]
+    tonight = night.parameters.set_index("market_id").loc["KX-MADE-00003"]
+    traces = page.evaluate(
+        "document.getElementById('c-history').data.map("
+        "(t) => [t.name, t.x, t.y, t.error_y.array, t.error_y.arrayminus])"
+    )
+    assert [t[0] for t in traces] == ["sigma", "epsilon", "eta", "gamma"]
+    for name, nights, values, above, below in traces:
+        wanted = {of: [*mine[f"{name}{of}"], tonight[f"{name}{of}"]] for of in ("", "_low", "_high")}
+        assert [f"{n}"[:10] for n in nights[:-1]] == list(mine["as_of"])
+        np.testing.assert_allclose(values, wanted[""], rtol=1e-3)
+        np.testing.assert_allclose(np.add(values, above), wanted["_high"], rtol=2e-3)
+        np.testing.assert_allclose(np.subtract(values, below), wanted["_low"], rtol=2e-3)
+
+
 def test_a_refused_market_shows_its_reason_and_no_frontier(page: Page) -> None:
     search(page, "made-00009", 1)
     page.click("#markets tbody tr")
