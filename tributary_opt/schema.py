@@ -284,7 +284,7 @@ IMPACT_SUMS: Final = tuple(
     )
     if name not in IMPACT_COUNTS
 )
-"""What an `impact_*` array holds, in order: 37 sums. Four lengths and the cap make 149 doubles a day."""
+"""What an `impact_*` array holds, in order: 37 sums. With the cap and `flow_squared` four lengths make 150 doubles."""
 
 IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
 """All of them."""
@@ -295,6 +295,11 @@ _IMPACT = (
         "contracts",
         "bound on the absolute signed flow of a 5-minute bucket in the impact sums, from the volume of earlier days, "
         "times the square root of its length for longer ones; null: no bound",
+    ),
+    _double(
+        "flow_squared",
+        "contracts^2",
+        "squared signed flow of the 5-minute buckets in the impact sums, without the bound",
     ),
     *(
         column

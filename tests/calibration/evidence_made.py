@@ -24,6 +24,8 @@ def evidence(n_markets: int, **columns: ArrayLike) -> ImpactEvidence:
             arrays[field.name] = np.repeat(np.asarray(columns[field.name], dtype=float)[:, None], shape[1], axis=1)
         elif field.name.endswith("reason") or field.name == "cluster":
             arrays[field.name] = np.full(shape, "", dtype=object)
+    if "flow_variance" not in columns:
+        arrays["flow_variance"] = np.square(arrays["flow_rms"])
     arrays |= {"buckets": schema.IMPACT_BUCKETS}
     arrays |= {name: np.full(n_markets, "", dtype=object) for name in ("market_id", "token_id")}
     return ImpactEvidence(**arrays)  # type: ignore[arg-type]

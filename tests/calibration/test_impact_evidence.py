@@ -36,7 +36,7 @@ def test_arrays_hold_no_more_than_150_doubles_a_market_day() -> None:
     of_impact = [c for c in schema.MARKET_DAYS.columns if c.name.startswith("impact_") and c.type == "DOUBLE[]"]
     assert len(of_impact) == len(schema.IMPACT_BUCKETS)
     assert len(set(schema.IMPACT_SUMS)) == len(schema.IMPACT_SUMS) == 37
-    assert len(schema.IMPACT_SUMS) * len(of_impact) + 1 <= 150  # and the cap
+    assert len(schema.IMPACT_SUMS) * len(of_impact) + 2 <= 150  # and the cap, and the flow without it
 
 
 @pytest.mark.parametrize(("seed", "scale_q", "scale_r"), [(1, 1.0, 1.0), (2, 1e55, 1e-55), (3, 1e-50, 1e50)])
@@ -231,6 +231,25 @@ def test_slopes_are_of_the_whole_flow_whatever_the_cap_left_of_it() -> None:
             assert np.mean(alone) > 1.25
         if cap == 1e9:
             assert found.uncapped[0, FIVE] == found.direct_uncapped[0, FIVE] == 1.0
+
+
+@pytest.mark.parametrize("buys", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("minutes", [5, 30])
+def test_one_sided_flow_beyond_the_cap_leaves_the_response_what_it_is(buys: float, minutes: int) -> None:
+    """Without the means of both flows nine tenths of buys made it a tenth too large, and more at longer lengths."""
+    found = []
+    for seed in range(40):
+        rng, rows = np.random.default_rng(seed), []
+        for i in range(20):
+            flow = np.where(rng.random(96) < buys, 1, -1) * rng.lognormal(0.0, 1.2, 96)
+            q = np.clip(flow, -4.0, 4.0)
+            move, block = flow + 2.0 * rng.standard_normal(96), np.arange(96) // 8
+            day = market_day(i, Buckets(q, move, np.abs(q), block, flow), lengths=(minutes,))
+            rows.append(day | {"flow_cap": 4.0 / np.sqrt(minutes / 5)})
+        evidence = impact_evidence(frame(rows))
+        k = schema.IMPACT_BUCKETS.index(minutes)
+        found.append(evidence.slope[0, k] / evidence.uncapped[0, k])
+    assert abs(np.mean(found) - 1) < 0.02
 
 
 def test_flow_within_one_block_has_no_error_and_says_so() -> None:

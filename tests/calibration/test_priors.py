@@ -180,7 +180,7 @@ def test_table_of_executions_that_breaks_a_rule_is_refused_with_column_rule_and_
         checked(bad)
     bad = good.copy()
     bad.loc[2, "post_duration"] = 0.0
-    with pytest.raises(ValueError, match="post_duration must be >= duration"):
+    with pytest.raises(ValueError, match="post_duration must be finite and >= duration"):
         checked(bad)
     bad = good.copy()
     bad.loc[1, "post_price"] = 0.0

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from impact_tape import Buckets, frame, market_day
 from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import betaln
 from test_parameters import measured
 
+from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.calibration.parameters import calibrate
-from tributary_opt.calibration.sides import Sides, believed
+from tributary_opt.calibration.sides import Corrected, Sides, believed
 from tributary_opt.settings import CalibrationRules
 
 
@@ -135,3 +137,35 @@ def test_sides_that_the_quotes_turn_around_give_no_response_and_the_row_says_why
     assert np.isnan(turned["response"])
     assert (turned["response_reason"], turned["direct_reason"]) == ("sides_doubtful", "sides_doubtful")
     assert turned["strength"] == "prior"
+
+
+@pytest.mark.parametrize(("log_sd", "wrong"), [(0.8, 0.1), (1.5, 0.1), (1.5, 0.2)])
+def test_wrong_aggressors_are_corrected_for_under_a_cap_that_cuts_the_largest_trades(
+    log_sd: float, wrong: float
+) -> None:
+    """Trades' own squares are of the whole flow: so must be the variance that they are a share of."""
+    found = []
+    for seed in range(12):
+        rng, rows, squares = np.random.default_rng(seed), [], 0.0
+        for i in range(20):
+            n = rng.poisson(3.0, 288)
+            cell = np.repeat(np.arange(288), n)
+            size, sign = rng.lognormal(-(log_sd**2) / 2, log_sd, len(cell)), rng.choice([-1.0, 1.0], len(cell))
+            seen = np.where(rng.random(len(cell)) < wrong, -sign, sign)
+            true, flow = (np.bincount(cell, weights=size * s, minlength=288) for s in (sign, seen))
+            q = np.clip(flow, -20.0, 20.0)  # twenty mean trades
+            move = true + 4.0 * rng.standard_normal(288)
+            squares += (size**2).sum()
+            rows.append(
+                market_day(i, Buckets(q, move, np.abs(q), np.arange(288) // 24, flow), lengths=(5,))
+                | {"flow_cap": 20.0, "flow_squared": (flow**2).sum()}
+            )
+        evidence = impact_evidence(frame(rows))
+        statistics = pd.DataFrame(
+            {"bucket_size_squared": [squares / (20 * 288)], "day_hours": 24.0, "adv": 3.0 * 288, "spread": 0.0}
+        )
+        believed_ = Sides(*(np.array([v]) for v in (1 - wrong, 0.0, wrong, 0.0, 0.0)))
+        slope = evidence.slope[:, 0] / evidence.uncapped[:, 0]
+        value, _ = Corrected(statistics, evidence, believed_, np.array([0])).response(slope, 0.1 * slope)
+        found.append(value[0])
+    assert np.mean(found) == pytest.approx(1.0, abs=0.05)

@@ -273,7 +273,7 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
 
 def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp, cap: float) -> dict[str, Any]:
     if not t["side"].isin(["buy", "sell"]).any():
-        return {k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()}
+        return {"flow_squared": 0.0} | {k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()}
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
     net = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
     out: dict[str, Any] = {}
@@ -296,5 +296,7 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
         block = grid.floor("2h")[used].astype("int64").to_numpy()
         q, r, y, flow = (values[used].to_numpy() for values in (q, last - before, y, flow))
         pairs = Buckets(q, r, y, block, flow)
+        if minutes == 5:
+            out["flow_squared"] = (flow**2).sum()
         out |= columns(pairs, minutes)
     return out

@@ -203,6 +203,24 @@ def test_days_whose_ticks_the_source_has_retired_are_kept(known: QuestDB) -> Non
     assert stored(market_days(known), TUESDAY)["n_trades"].to_list()[::2] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("newer", ["statistics", "rules"])
+def test_newer_statistics_or_rules_leave_days_alone_whose_ticks_have_retired(
+    known: QuestDB, monkeypatch: pytest.MonkeyPatch, newer: str
+) -> None:
+    """Read again they would be rows of zeros, a third of the window's volume gone for good."""
+    before = stored(market_days(known), TUESDAY)
+    for table in ("trades", "orderbook_snapshots"):
+        known.execute(f"ALTER TABLE {table} DROP PARTITION LIST '{MONDAY}'")
+        known.wait(table)
+    rules = StatisticsRules(quote_cap_seconds=60.0) if newer == "rules" else StatisticsRules()
+    if newer == "statistics":
+        monkeypatch.setattr(module, "STATISTICS_VERSION", module.STATISTICS_VERSION + 1)
+    assert observe(market_days(known, rules=rules), TUESDAY) == [TUESDAY]
+    after = stored(market_days(known, rules=rules), TUESDAY)
+    monday = pd.Timestamp(MONDAY, tz="UTC")
+    assert_same_rows(after[after["day"] == monday], before[before["day"] == monday])
+
+
 def test_instrument_without_a_token_is_one_instrument(db: QuestDB) -> None:
     trades, books = two_days("M")
     nameless = [{**row, "token_id": None} for row in (*trades, *books)]

@@ -98,6 +98,22 @@ def test_cap_after_a_split_is_in_the_new_contracts_from_its_first_day_on(
         assert read["flow_cap"].tolist() == [caps[day.day - 4]]
 
 
+def test_trades_of_days_in_another_unit_of_size_are_not_the_newest_days(db: QuestDB) -> None:
+    """A thousand trades a day before the unit changed say nothing of the size of the ten after it."""
+    trades, books = split_ticks("size_unit_change")
+    busy = [
+        trade(f"2024-03-{4 + i:02d}T11:{k // 60:02d}:{k % 60:02d}Z", "M", 10.0, 1.0, "buy")
+        for i in range(2)
+        for k in range(300)
+    ]
+    load(db, trades + busy, books)
+    days, last = market_days(db), date(2024, 3, 8)
+    observe(days, last, 5)
+    rows = stored(days, last, 5)
+    # 120,000 and 130,000 contracts in three trades each, on the two days in the new unit before the last.
+    assert rows["flow_cap"].iloc[-1] == pytest.approx(20 * 125_000 / 3, rel=1e-2)
+
+
 def test_row_is_the_same_in_whatever_order_days_are_read_and_stored(db: QuestDB) -> None:
     load(db, *ticks())
     days = market_days(db, rules=StatisticsRules(flow_cap_trades=0))

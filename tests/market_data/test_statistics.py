@@ -116,6 +116,17 @@ def test_stocks_days_are_sessions() -> None:
 # --- volatility ---------------------------------------------------------------------------------------------
 
 
+def test_row_of_an_older_version_that_does_not_say_when_its_mids_began_counts_for_nothing() -> None:
+    rows = [quoted(date(2024, 3, d), 10.0, 10.0, 4.0, n_mid_buckets=288, bipower_variance=4.0) for d in range(1, 7)]
+    old = quoted(date(2024, 3, 7), 10.0, 10.0, 400.0, n_mid_buckets=288)
+    old["first_mid_at"] = pd.Series([pd.NaT], dtype="datetime64[us, UTC]")
+    s, without = (only(*of, as_of=date(2024, 3, 7), lookback=7) for of in ((*rows, old), rows))
+    for name in ("sigma", "sigma_bipower"):
+        assert s[name] == without[name]
+        assert np.isfinite(s[name])
+    assert s["sigma_se"] == pytest.approx(without["sigma_se"], rel=1e-12)
+
+
 def test_overnight_move_of_a_stock_spans_the_weekend_and_stays_out_of_sigma() -> None:
     s = only(
         quoted(FRIDAY, 10.0, 11.0, 4.0, calendar="XNYS"),

@@ -76,8 +76,12 @@ class ImpactEvidence:
     uncapped: Floats
     """Flow over flow within the cap, as the regression sees it, >= 1: the response per contract is `slope` over it.
 
-    With q the flow within the cap and f the flow itself, Σ qf / Σ q². slope / uncapped is Σ qr / Σ qf, an instrumental
-    variable's estimate: right where moves follow the whole flow, and no outlier counts for more than the cap. [-]"""
+    With q the flow within the cap and f the flow itself, Cov(q, f) / Var(q). slope / uncapped is Cov(q, r) / Cov(q, f),
+    an instrumental variable's estimate: right where moves follow the whole flow, and no outlier counts for more than
+    the cap. [-]"""
+    flow_variance: Floats
+    """Mean squared flow of a bucket without the cap: measured at the shortest length, and from there on by how much
+    less the cap takes of longer ones. [contracts^2]"""
 
     n_direct: Floats
     """Buckets with signed flow. [-]"""
@@ -133,6 +137,9 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
         | _uncapped(moments(rows, minutes), _cap(rows, minutes), group, n, w)
         for minutes in schema.IMPACT_BUCKETS
     ]
+    whole = _whole_flow(rows, group, n, w, parts[0])
+    for part in parts:
+        part["flow_variance"] = part["flow_rms"] ** 2 * (1.0 + whole * part.pop("beyond"))
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     return ImpactEvidence(market[starts], token[starts], schema.IMPACT_BUCKETS, **columns)
 
@@ -159,24 +166,46 @@ def _cap(rows: pd.DataFrame, minutes: int) -> Floats:
 def _uncapped(
     rows: Floats, cap: Floats, group: NDArray[np.int64], n: int, weights: Floats | None
 ) -> dict[str, NDArray[Any]]:
-    """What the flow is over what the cap left of it, for both lines.
+    """What the flow is over what the cap left of it, for both lines, and how much lies beyond it.
 
-    q (f - q) is the cap times what lies beyond it: so Σ |f| = Σ |q| + Σ q (f - q) / cap.
+    q (f - q) is the cap times what lies beyond it: so Σ |f| = Σ |q| + Σ q (f - q) / cap, of which the buys' part is
+    taken to be as large as it is of the flow within the cap.
     """
     w = np.ones(len(rows)) if weights is None else weights
     qq, product = rows[:, _PLACE["qq"]], rows[:, _PLACE[schema.IMPACT_UNCAPPED]]
     with np.errstate(divide="ignore", invalid="ignore"):
-        beyond = np.where(cap > 0, np.maximum(product - qq, 0.0) / cap, 0.0)
-        m, x, all_x, squares, products = (
+        excess = np.where(cap > 0, np.maximum(product - qq, 0.0) / cap, 0.0)
+        count, m, q, x, beyond, squares, products = (
             sums(group, w * of, n)
-            for of in (rows[:, _PLACE["m"]], rows[:, _PLACE["x"]], rows[:, _PLACE["x"]] + beyond, qq, product)
+            for of in (*(rows[:, _PLACE[name]] for name in ("n", "m", "q", "x")), excess, qq, product)
         )
-        ratio = products / squares
-        centred = (products - x * all_x / m) / (squares - x * x / m)
+        flow = q * (1.0 + beyond / x)
+        response = (products - q * flow / count) / (squares - q * q / count)
+        direct = (products - x * (x + beyond) / m) / (squares - x * x / m)
+        share = products / squares - 1.0
     return {
-        name: np.where(np.isfinite(of), np.maximum(of, 1.0), 1.0)
-        for name, of in (("uncapped", ratio), ("direct_uncapped", centred))
+        **{name: _at_least(1.0, of) for name, of in (("uncapped", response), ("direct_uncapped", direct))},
+        "beyond": _at_least(0.0, share),
     }
+
+
+def _at_least(least: float, values: Floats) -> Floats:
+    return np.where(np.isfinite(values), np.maximum(values, least), least)
+
+
+def _whole_flow(
+    rows: pd.DataFrame, group: NDArray[np.int64], n: int, weights: Floats | None, shortest: dict[str, NDArray[Any]]
+) -> Floats:
+    """What mean squared flow is more than within the cap, over `beyond`, at the shortest length; 2 to first order."""
+    w = np.ones(len(rows)) if weights is None else weights
+    squared = rows["flow_squared"].to_numpy(dtype=float) if "flow_squared" in rows else np.zeros(len(rows))
+    within = moments(rows, schema.IMPACT_BUCKETS[0])[:, _PLACE["qq"]]
+    known = squared > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = (
+            sums(group, w * np.where(known, squared, 0.0), n) / sums(group, w * np.where(known, within, 0.0), n) - 1.0
+        )
+        return np.where(shortest["beyond"] > 0, _at_least(2.0, more / shortest["beyond"]), 2.0)
 
 
 def _session_days(rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Floats:
@@ -277,14 +306,15 @@ def _block_inflation(
         group, unit * (w * w)[:, np.newaxis], n
     ).T
     blocks = sums(group, rows[:, _PLACE["blocks"]] * (w > 0), n)
-    total_qq = sums(group, unit[:, places.index(_PLACE["qq"])] * w, n)
+    leverage = sums(group, unit[:, places.index(_PLACE["qq"])] * w * w, n)
+    leverages = sums(group, unit[:, places.index(_PLACE["block_qq_qq"])] * w**4, n)
     with np.errstate(divide="ignore", invalid="ignore"):
         b = response.slope * q / r
         by_bucket = single - 2 * b * mixed + b * b * quartic
         by_block = block_single - 2 * b * block_mixed + b * b * block_quartic
         alike = (rr - 2 * b * qr + b * b * qq) * qq / response.n
         few = np.where(blocks > 1, blocks / (blocks - 1) * (response.n - 1) / (response.n - 2), np.nan)
-        effective = np.where(blocks > 0, total_qq**2 / block_quartic, 0.0)
+        effective = np.where(blocks > 0, leverage**2 / leverages, 0.0)
         least = np.where(effective < MIN_DAY_CLUSTERS, 1.0, 0.0)
         robust, classical = (np.maximum(few * by_block / of, least) for of in (by_bucket, alike))
     return robust, classical, effective

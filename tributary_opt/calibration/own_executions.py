@@ -99,8 +99,8 @@ def _rules(out: pd.DataFrame) -> dict[str, pd.Series]:
         "average_price must be finite and > 0": _positive(out["average_price"]),
         "duration must be finite and > 0 trading days": _positive(out["duration"]),
         "post_price must be finite and > 0, or empty": _positive_or_none(out["post_price"]),
-        "post_duration must be >= duration where there is a post_price": out["post_price"].isna()
-        | (out["post_duration"] >= out["duration"]),
+        "post_duration must be finite and >= duration where there is a post_price": out["post_price"].isna()
+        | (np.isfinite(out["post_duration"]) & (out["post_duration"] >= out["duration"])),
         "adv, sigma and epsilon must be finite and >= 0, adv and sigma > 0, or empty": _positive_or_none(out["adv"])
         & _positive_or_none(out["sigma"])
         & (out["epsilon"].isna() | (np.isfinite(out["epsilon"]) & (out["epsilon"] >= 0))),

@@ -188,9 +188,7 @@ class Corrected:
     def __init__(self, statistics: pd.DataFrame, impact: ImpactEvidence, sides: Sides, bucket: NDArray[np.int64]):
         lengths = np.array(schema.IMPACT_BUCKETS, dtype=float)
         self._sides = sides
-        # Var f ≈ Σ q² + 2 Σ q (f - q), of the whole flow f and of what the cap leaves of it, q.
-        row = np.arange(len(statistics))
-        self._seen = impact.flow_rms[row, bucket] ** 2 * (2.0 * impact.uncapped[row, bucket] - 1.0)
+        self._seen = impact.flow_variance[np.arange(len(statistics)), bucket]
         self._minutes = lengths[bucket]
         self._squares = statistics["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
         self._day = statistics["day_hours"].to_numpy(dtype=float) * 60.0

@@ -26,8 +26,8 @@ def impact_columns(
     sells: tuple[_Floats, _Floats],
     cap: _Floats,
     signed: NDArray[np.bool_],
-) -> dict[str, NDArray[np.object_] | NDArray[np.int32]]:
-    """The `impact_*` columns of one session, arrays and counts.
+) -> dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats]:
+    """The `impact_*` columns of one session, arrays and counts, and `flow_squared`.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def impact_columns(
     """
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
-    columns: dict[str, NDArray[np.object_] | NDArray[np.int32]] = {}
+    columns: dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats] = {}
     for minutes in schema.IMPACT_BUCKETS:
         first = groups(minutes)
         flow = np.add.reduceat(buys[0] - sells[0], first, axis=1)
@@ -63,6 +63,8 @@ def impact_columns(
         # Where each block begins among the pairs; a pair belongs to the block of its second bucket.
         block_of = np.searchsorted(blocks, first[1:], side="right")
         starts = np.flatnonzero(np.diff(block_of, prepend=-1))
+        if minutes == schema.IMPACT_BUCKETS[0]:
+            columns["flow_squared"] = np.where(signed, (flow * flow).sum(axis=1), 0.0)
         sums = _sums(used, q, r, y, starts) | {schema.IMPACT_UNCAPPED: (q * flow).sum(axis=1)}
         for name, called in schema.IMPACT_COUNTS.items():
             columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)

@@ -200,6 +200,8 @@ class MarketDays:
         return {pd.Timestamp(str(stamp)).date(): part for stamp, part in rows.groupby("day")}
 
     def _up_to_date(self, rows: pd.DataFrame, sessions: dict[str, Session], digests: dict[str, str]) -> bool:
+        if not any(digests.values()):
+            return True  # their ticks have retired: read again, the rows would be zeros
         if not (rows["statistics_version"] == STATISTICS_VERSION).all():
             return False
         if not (rows["settings_digest"] == self._settings_digest).all():
@@ -267,7 +269,8 @@ class MarketDays:
         priced = instruments.loc[instruments["kind"] != "probability", keys]
         splits = pd.MultiIndex.from_frame(by_day[keys]).isin(pd.MultiIndex.from_frame(priced))
         by_day.loc[splits, "volume"] = volume_in_newest_units(by_day[splits])
-        mean = by_day[by_day["day"] < day].groupby(keys, as_index=False)[["volume", "n_trades"]].mean()
+        known = (by_day["day"] < day) & by_day["volume"].notna()
+        mean = by_day[known].groupby(keys, as_index=False)[["volume", "n_trades"]].mean()
         ours = instruments[["market_id", "token_id"]].merge(mean, on=["market_id", "token_id"], how="left")
         volume = ours["volume"].to_numpy(dtype=float)
         trades = self._rules.flow_cap_trades / ours["n_trades"].to_numpy(dtype=float)

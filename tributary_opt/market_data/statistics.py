@@ -334,8 +334,11 @@ def _volatility(paths: _Paths, group: np.ndarray, n: int, weights: np.ndarray, d
 
 
 def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[_Paths, np.ndarray]:
-    """Paths of the last mids of buckets, and by market the rms move between sessions."""
-    quoted = rows["n_mid_buckets"].to_numpy() > 1
+    """Paths of the last mids of buckets, and by market the rms move between sessions.
+
+    Rows of older versions, whose ticks have retired, do not say when their paths began: they count for nothing.
+    """
+    quoted = (rows["n_mid_buckets"].to_numpy() > 1) & rows["first_mid_at"].notna().to_numpy()
     begins, ends = _bucket(rows["first_mid_at"]), _bucket(rows["last_mid_at"])
     # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002).
     variance, error, covered = (
@@ -390,7 +393,7 @@ def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _P
 
 def _bipower_paths(rows: pd.DataFrame) -> _Paths:
     """Paths of mids within days, jumps left out; without an error."""
-    measured = rows["n_mid_buckets"].to_numpy() > 2
+    measured = (rows["n_mid_buckets"].to_numpy() > 2) & rows["first_mid_at"].notna().to_numpy()
     covered = (_bucket(rows["last_mid_at"]) - _bucket(rows["first_mid_at"])) / _session(rows)
     variance = np.where(measured, rows["bipower_variance"].to_numpy(dtype=float), 0.0)
     return _Paths(variance, np.zeros(len(rows)), np.where(measured, covered, 0.0))
