@@ -555,7 +555,7 @@ def test_a_slice_that_would_be_sold_below_nothing_is_flagged_though_the_average_
 def test_baselines_that_break_the_caps_say_so() -> None:
     """A trader who may do a tenth of the volume must not find TWAP `ok` at a fifth of it."""
     grid = Grid(n_steps=24, order_sizes_pct_adv=(1.0, 9.0, 11.0), max_participation=0.10)
-    p = many()
+    p = many().assign(price=1e6)  # that none leaves its range, which would be said first
     out = precompute(p, grid, AS_OF).set_index("market_id")
     volume = p.set_index("market_id")
     seen = set()
@@ -575,6 +575,17 @@ def test_baselines_that_break_the_caps_say_so() -> None:
     half = precompute(p, Grid(n_steps=4, max_slice=0.3), AS_OF)
     assert set(half.loc[half["strategy"] == "market_order", "status"]) == {"over_cap"}
     assert set(half.loc[half["strategy"] == "twap", "status"]) == {"ok"}
+
+
+def test_a_price_below_nothing_is_said_before_a_cap_that_is_broken() -> None:
+    """A market order sold at -480 was `over_cap`, as if no more than a limit were wrong with it."""
+    grid = Grid(n_steps=4, order_sizes_pct_adv=(0.1, 10.0), max_participation=0.05)
+    out = precompute(parameters(market("P", kind="probability", price=0.5, eta=0.001, gamma=1e-9)), grid, AS_OF)
+    at_once = out[out["strategy"] == "market_order"].set_index("adv_fraction")
+    assert at_once["sell_price"].loc[0.1] < 0
+    assert at_once["status"].loc[0.1] == "price_out_of_range"
+    cheap = precompute(parameters(market("P", kind="probability", price=0.5, eta=1e-9, gamma=1e-9)), grid, AS_OF)
+    assert cheap.set_index(["strategy", "adv_fraction"])["status"].loc[("market_order", 0.1)] == "over_cap"
 
 
 def test_search_that_does_not_end_is_no_infeasible_schedule(monkeypatch: pytest.MonkeyPatch) -> None:

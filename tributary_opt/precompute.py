@@ -252,20 +252,21 @@ class _Horizon:
         columns["decay_time"] = np.where(np.isfinite(columns["decay_time"]), columns["decay_time"], np.nan)
 
         ceiling = of_market(np.array([ceiling_of(kind) for kind in p["kind"]]))
-        inside = (columns["sell_price"] > 0) & (columns["buy_price"] < ceiling)  # false for NaN too
-        inside &= ~leaves_range(
+        out = leaves_range(price, per_contract, ceiling)
+        out = out | leaves_range(
             price, self._dearest(columns["remaining"], slower), ceiling, of_market(_column(p, "tick_size"))
         )
         solved = columns.pop("solve_status")
-        status = np.full(inside.shape, "ok", dtype=object)
-        status[np.broadcast_to(solved == SolveStatus.TWAP_ETA_TILDE, inside.shape)] = "twap_eta_tilde"
-        status[~inside] = "price_out_of_range"
+        # From what harms least to what harms most: a price below nothing is worse than a cap that is broken.
+        status = np.full(out.shape, "ok", dtype=object)
+        status[np.broadcast_to(solved == SolveStatus.TWAP_ETA_TILDE, out.shape)] = "twap_eta_tilde"
+        status[np.broadcast_to(columns.pop("over_cap", False), out.shape)] = "over_cap"
+        status[out] = "price_out_of_range"
         # No cap or market is to blame where the search did not end: another status, so that nobody looks for one.
-        status[np.broadcast_to(solved == SolveStatus.NOT_CONVERGED, inside.shape)] = "not_converged"
-        status[np.broadcast_to(columns.pop("over_cap", False), inside.shape)] = "over_cap"
-        status[np.broadcast_to(solved == SolveStatus.BEYOND_CONVEXITY, inside.shape)] = "beyond_convexity"
+        status[np.broadcast_to(solved == SolveStatus.NOT_CONVERGED, out.shape)] = "not_converged"
+        status[np.broadcast_to(solved == SolveStatus.BEYOND_CONVEXITY, out.shape)] = "beyond_convexity"
         refused = np.isin(solved, _REFUSED) | of_market(self.over)
-        status[np.broadcast_to(refused, inside.shape)] = "infeasible"
+        status[np.broadcast_to(refused, out.shape)] = "infeasible"
         columns["status"] = status
         if self.over.any():
             gone = of_market(self.over)

@@ -32,6 +32,7 @@ from tributary_opt.schedule_book.hull import (
 )
 from tributary_opt.schedule_book.snapshot import JUDGED, ScheduleRefused, Snapshot
 from tributary_opt.schedule_book.solving import (
+    PRICED,
     WITH_HOURS,
     adds_up,
     average_out_of_range,
@@ -264,13 +265,13 @@ class _Batch:
         self._say(i, said)
 
     def _look_at_prices(self, book: Snapshot, block: Block, i: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
-        """The status of published rows, and what is dearest where that is out of range."""
+        """The status of published rows, and what is dearest where that may be out of range."""
         words, codes = block.words["status"], block.text["status"][at]
         self.status[i] = np.array([*words, None], dtype=object)[codes]
         for j in np.flatnonzero(self.status[i] != "ok").tolist():
             self.warnings[i[j]] = (f"published with status {self.status[i[j]]}",)
-        out = self.status[i] == "price_out_of_range"
-        i, at, held = i[out], at[out], held[out]
+        asked = ~np.isin(self.status[i], PRICED)
+        i, at, held = i[asked], at[asked], held[asked]
         if not len(i):
             return
         horizon, steps = block.number["horizon"][at], held.shape[1] - 1
@@ -304,8 +305,8 @@ class _Batch:
         cost = slice_costs(n, tau=tau[:, np.newaxis], **columns, **law, reference_rate=rate[:, np.newaxis])
         worst = np.where(n > 0, cost, -math.inf).max(axis=1)
         out = leaves_range(p["price"], worst, self._ceiling(book, i), p["tick_size"])
-        # The night has judged what is published; of what is solved here the average may have been told already.
-        asked = (self.source[i] == "published") == (self.status[i] == "price_out_of_range")
+        # Of what is solved here the average may have been told already.
+        asked = (self.source[i] == "published") | (self.status[i] != "price_out_of_range")
         for j in np.flatnonzero(out & asked).tolist():
             self._out_of_range(i[j], slice_out_of_range(p["price"][j], worst[j]))
 
@@ -314,7 +315,9 @@ class _Batch:
         return np.where(kinds == "probability", ceiling_of("probability"), ceiling_of(None))
 
     def _out_of_range(self, i: int, said: str) -> None:
-        self.status[i], self.warnings[i] = "price_out_of_range", (*self.warnings[i], said)
+        if self.source[i] != "published":  # to which the night has given its own
+            self.status[i] = "price_out_of_range"
+        self.warnings[i] = (*self.warnings[i], said)
 
     def _say(self, i: np.ndarray, said: np.ndarray) -> None:
         for j in np.flatnonzero(said != "").tolist():

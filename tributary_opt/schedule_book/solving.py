@@ -59,6 +59,9 @@ from tributary_opt.schedule_book.snapshot import ScheduleRefused
 WITH_HOURS = (VOLUME_TIME, VWAP, CAPPED)
 """Strategies that the hours' volume and variance decide about."""
 
+PRICED = ("ok", "twap_eta_tilde")
+"""Statuses of a release by which every price of a schedule stays in its range."""
+
 _HOURS_KEPT = 16
 """Weights of the slices kept for each market: one for each horizon, and for starts within a session."""
 
@@ -307,7 +310,8 @@ def published(run_id: str, order: Order, at: int) -> ExecutionTrajectory:
         lam, said = 0.0 if math.isnan(lam) else lam, (*said, _no_trade_off(order))
     more = {"status": row["status"], "cost_profile": row["cost_profile"] or "clock", "source": "published"}
     found = _trajectory(order, row["strategy"], lam, holdings, trades, numbers, said, more)
-    return _flagged(order, replace(found, total_cost_estimate=row["expected_cost_bps"]))
+    found = replace(found, total_cost_estimate=row["expected_cost_bps"])
+    return _flagged(order, found, told=row["status"] in PRICED)
 
 
 def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
@@ -327,9 +331,10 @@ def solved(order: Order, risk_aversion: float) -> ExecutionTrajectory:
     found = replace(found, params={**found.params, "source": "solved"})
     paid = found.params["expected_cost"] / order.place.multiplier / size
     row = order.place.row
-    if leaves_range(row["price"], paid, ceiling_of(row["kind"])):  # as the night flags its rows, whatever the side
+    out = bool(leaves_range(row["price"], paid, ceiling_of(row["kind"])))  # as the night flags its rows, on any side
+    if out:
         found = _out_of_range(found, average_out_of_range(row["price"], paid))
-    return _flagged(order, found)
+    return _flagged(order, found, told=out)
 
 
 def kept(order: Order, found: ExecutionTrajectory, kind: str | None, value: Any) -> ExecutionTrajectory:
@@ -446,12 +451,14 @@ def _costs_of_slices(order: Order, found: ExecutionTrajectory) -> np.ndarray:
     return cost / order.place.multiplier
 
 
-def _flagged(order: Order, found: ExecutionTrajectory) -> ExecutionTrajectory:
-    """With the slices' prices, and a word where one would leave its range or the horizon is not the one asked for."""
+def _flagged(order: Order, found: ExecutionTrajectory, *, told: bool) -> ExecutionTrajectory:
+    """With the slices' prices, and a word where one would leave its range or the horizon is not the one asked for.
+
+    `told` where it is known of the prices whether they do: by the night of what is published, or by the average.
+    """
     place, row, cost = order.place, order.place.row, _costs_of_slices(order, found)
     found = replace(found, params={**found.params, "slice_prices": _slice_prices(order, cost)})
-    # The night has judged what is published; of what is solved here the average may have been told already.
-    if (found.params["source"] == "published") == (found.params["status"] == "price_out_of_range"):
+    if not told:
         worst = float(cost[found.trade_sizes > 0].max())
         if leaves_range(row["price"], worst, ceiling_of(row["kind"]), row["tick_size"] or math.nan):
             found = _out_of_range(found, slice_out_of_range(row["price"], worst))
@@ -459,7 +466,10 @@ def _flagged(order: Order, found: ExecutionTrajectory) -> ExecutionTrajectory:
 
 
 def _out_of_range(found: ExecutionTrajectory, said: str) -> ExecutionTrajectory:
-    return _said(replace(found, params={**found.params, "status": "price_out_of_range"}), said)
+    """With a word, and the status that the night would give; what is published has been given its own."""
+    kept = found.params["source"] == "published" or found.params["status"] == "beyond_convexity"
+    status = found.params["status"] if kept else "price_out_of_range"
+    return _said(replace(found, params={**found.params, "status": status}), said)
 
 
 def _said(found: ExecutionTrajectory, said: str) -> ExecutionTrajectory:
