@@ -256,6 +256,40 @@ def test_replan_of_a_market_order_trades_what_is_left_at_once(plain: ScheduleBoo
     assert rest.params["expected_cost"] == pytest.approx(want.params["expected_cost"], rel=1e-12)
 
 
+def test_a_baseline_beyond_the_laws_convexity_says_so_on_the_grid_and_off_it(tmp_path: Path) -> None:
+    """Under paper's convention one huge slice looks cheap: the book solved it anew, and called it ok."""
+    grid = Grid(horizons=(1.0,), impact_law="power", permanent="paper", alpha=0.5)
+    gamma = 0.02 / (0.002 * 1e5)  # n* = 1,080 contracts for everything at once
+    publish(tmp_path, markets=(market("DEAR", gamma=gamma), market("LOW", gamma=gamma, price=0.3)), grid=grid)
+    book = opened(tmp_path)
+    sizes = [500.0, 1_000.0, 2_000.0, 9_900.0, 10_000.0]
+    orders = pd.DataFrame({"market_id": "DEAR", "order_size": sizes})
+    many = book.schedules(orders, strategy="market_order").to_dict("records")
+    for size, row in zip(sizes, many, strict=True):
+        t = book.schedule("DEAR", size, strategy="market_order")
+        assert t.params["source"] == ("solved" if size == 9_900.0 else "published")
+        assert t.params["status"] == ("ok" if size < 1_080.0 else "beyond_convexity")
+        assert bool(t.params["warnings"]) == (size > 1_080.0)
+        assert [row[n] for n in ("source", "status", "warnings")] == [
+            t.params[n] for n in ("source", "status", "warnings")
+        ]
+    for left, status in ((5_000.0, "beyond_convexity"), (500.0, "ok")):
+        rest = book.replan(t, left, float(t.timestamps[5]))
+        assert rest.params["status"] == status
+        assert ("beyond n* = 1080" in "".join(rest.params["warnings"])) == (status != "ok")
+    assert {book.schedule("DEAR", size, strategy="twap").params["status"] for size in sizes} == {"ok"}
+    with pytest.raises(ScheduleRefused, match="convex up to a slice of n"):
+        book.schedule("DEAR", 10_000.0, urgency=1.0)
+    for size in (9_900.0, 10_000.0):  # and below nothing: the cost, being too small, goes before the price
+        t = book.schedule("LOW", size, strategy="market_order")
+        assert t.params["status"] == "beyond_convexity"
+        assert "leaves" in t.params["warnings"][-1]
+        [row] = book.schedules(
+            pd.DataFrame({"market_id": ["LOW"], "order_size": [size]}), strategy="market_order"
+        ).to_dict("records")
+        assert (row["status"], row["warnings"]) == (t.params["status"], t.params["warnings"])
+
+
 @pytest.mark.parametrize(
     ("risk", "measured"),
     [

@@ -42,7 +42,7 @@ from tributary_opt.optimization.problem import (
 )
 from tributary_opt.optimization.solver import Solution
 
-__all__ = ["AlmgrenChrissParams", "ExecutionTrajectory", "implied_average_price"]
+__all__ = ["AlmgrenChrissParams", "ExecutionTrajectory", "beyond_convexity", "implied_average_price"]
 
 # The model itself has no limit; this one keeps a mistyped duration from filling the memory.
 _MOST_STEPS = 1_000_000
@@ -108,6 +108,17 @@ def implied_average_price(
     _check_side(side)
     cost = _floats("expected_cost", expected_cost) / _floats("order_size", order_size)
     return np.asarray(_floats("price", price) + (cost if side == "buy" else -cost))
+
+
+def beyond_convexity(problem: Problem, slices: FloatArray) -> str:
+    """What to say of one schedule with a slice beyond `convexity_limit`; nothing where none is."""
+    limit = convexity_limit(problem)
+    if not (slices > limit).any():
+        return ""
+    return (
+        f"a slice of {slices.max():g} contracts is beyond n* = {limit.min():g}, up to which the power law is convex "
+        'under permanent="paper": larger slices look cheaper than they are; take permanent="midprice"'
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -327,12 +338,8 @@ class _Order:
         else:
             problem = self.problem(risk_aversion, volume_profile) if problem is None else problem
             cost = schedule_cost(problem, trade_sizes, holdings)
-            if (trade_sizes > (limit := convexity_limit(problem))).any():
-                said.append(
-                    f"a slice of {trade_sizes.max():g} contracts is beyond n* = {limit.min():g}, up to which the power "
-                    'law is convex under permanent="paper": larger slices look cheaper than they are; take '
-                    'permanent="midprice"'
-                )
+            if beyond := beyond_convexity(problem, trade_sizes):
+                said.append(beyond)
                 status = SolveStatus.BEYOND_CONVEXITY if status == SolveStatus.OK else status
             expected_cost, cost_variance = self._in_range(cost)
             if shape is not None and shape.sums is not None and self.impact_law == "linear" and volume_profile is None:

@@ -15,7 +15,7 @@ from tributary_opt import schema
 Key = tuple[str, str]
 """market_id, token_id"""
 
-_UNSOLVED = ("infeasible", "not_converged", "beyond_convexity")
+_UNSOLVED = ("infeasible", "not_converged")
 
 _KEYS = ("run_id", "market_id", "token_id")
 TEXTS = ("strategy", "status", "permanent", "impact_law", "cost_profile")
@@ -63,7 +63,9 @@ class Block:
         self.end = np.append(self.first[1:], self.n_rows)
         ids, tokens = self.words["market_id"], self.words["token_id"]
         self.places = {(ids[market[i]], tokens[token[i]]): place for place, i in enumerate(self.first.tolist())}
-        self.feasible = ~np.logical_or.reduce([self.has("status", status) for status in _UNSOLVED])
+        # Beyond n* a baseline has its schedule and its numbers all the same, the optimum has none.
+        none = self.has("status", "beyond_convexity") & (self.offsets[1:] == self.offsets[:-1])
+        self.feasible = ~np.logical_or.reduce([none, *(self.has("status", status) for status in _UNSOLVED)])
         self.optimal = self.feasible & ~np.isnan(self.number["urgency"])
         self._markets: dict[int, Market] = {}
 

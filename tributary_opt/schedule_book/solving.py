@@ -38,7 +38,7 @@ from tributary_opt.optimization.risk import (
 )
 from tributary_opt.optimization.scheduler import InfeasibleSchedule, LimitedSchedule, schedule_problem
 from tributary_opt.optimization.slice_prices import ON_TICK, ceiling_of, leaves_range, slice_costs, slower_of
-from tributary_opt.optimization.trajectory import ExecutionTrajectory, implied_average_price
+from tributary_opt.optimization.trajectory import ExecutionTrajectory, beyond_convexity, implied_average_price
 from tributary_opt.schedule_book.clock import first_session
 from tributary_opt.schedule_book.grid import BookError
 from tributary_opt.schedule_book.hull import (
@@ -536,7 +536,9 @@ def _fixed(order: Order) -> ExecutionTrajectory:
     numbers = {"expected_cost": float(cost), "cost_variance": float(variance), "half_life": float(half)}
     numbers |= {"kappa": level, "urgency": level, "decay_time": 0.0 if at_once else math.inf}
     lam, slices = level, order.place.size * shares
-    return _trajectory(order, order.strategy, lam, holdings, slices, numbers, (), {"status": "ok"})
+    beyond = beyond_convexity(problem, slices)
+    more = {"status": "beyond_convexity" if beyond else "ok"}
+    return _trajectory(order, order.strategy, lam, holdings, slices, numbers, (beyond,) if beyond else (), more)
 
 
 def _optimal(order: Order, risk_aversion: float) -> ExecutionTrajectory:
