@@ -184,6 +184,65 @@ def test_a_release_made_under_caps_keeps_them_whatever_strategy_is_asked_for(tmp
         book.schedule("HOURS", 5_500.0, urgency=1.0, max_participation=0.01)
 
 
+@pytest.mark.parametrize("limits", [{"max_participation": 0.05}, {"max_slice": 0.04}], ids=str)
+def test_a_baseline_that_breaks_the_releases_caps_says_so_between_the_points_as_on_them(
+    tmp_path: Path, limits: dict[str, float]
+) -> None:
+    """TWAP of 10 % of the volume was over_cap, and TWAP of 9.9 % ok."""
+    markets = tuple(m | {"price": 1e5} for m in MARKETS)  # that none leaves its range
+    shares, between = (1.0, 10.0), (0.05, 0.99, 3.0, 9.9)
+    for name, sizes in (("some", shares), ("all", shares + between)):
+        grid = Grid(horizons=(1.0, 0.5), order_sizes_pct_adv=sizes, **limits)
+        publish(tmp_path / name, markets=markets, grid=grid)
+    some, every = opened(tmp_path / "some"), opened(tmp_path / "all")
+    orders = pd.DataFrame(
+        [
+            {"market_id": m["market_id"], "order_size": m["adv"] * (pct / 100.0), "horizon": horizon}
+            for m in markets
+            for pct in shares + between
+            for horizon in (1.0, 0.5)
+        ]
+    )
+    seen = set()
+    for strategy in FIXED:
+        found, want = (book.schedules(orders, strategy=strategy) for book in (some, every))
+        assert (want["source"] == "published").all()
+        assert found["status"].tolist() == want["status"].tolist()
+        for row in found.to_dict("records"):
+            t = some.schedule(row["market_id"], row["order_size"], strategy=strategy, horizon=row["horizon"])
+            assert (row["status"], row["warnings"]) == (t.params["status"], t.params["warnings"])
+            assert bool(t.params["warnings"]) == (t.params["status"] == "over_cap")
+            seen.add((row["source"], row["status"]))
+    assert seen == {(source, status) for source in ("published", "solved") for status in ("ok", "over_cap")}
+
+
+@pytest.mark.parametrize(("strategy", "size"), [("twap", 10_000.0), ("twap", 9_900.0), ("market_order", 990.0)])
+def test_what_is_left_of_a_baseline_is_measured_by_the_caps_too(tmp_path: Path, strategy: str, size: float) -> None:
+    publish(tmp_path, markets=MARKETS, grid=Grid(horizons=(1.0,), max_participation=0.05))
+    book = opened(tmp_path)
+    t = book.schedule("FLAT", size, strategy=strategy)
+    assert t.params["status"] == "over_cap"
+    for left, status in ((0.8 * size, "over_cap"), (0.1 * size, "ok")):
+        rest = book.replan(t, left, float(t.timestamps[6]))
+        assert (rest.params["status"], len(rest.params["warnings"])) == (status, int(status != "ok"))
+
+
+def test_the_hours_from_the_start_decide_whether_twap_breaks_a_cap(tmp_path: Path) -> None:
+    quiet = np.where(np.arange(24) < 12, 3.0, 1.0) / 48.0
+    publish(
+        tmp_path,
+        markets=(market("ALPHA", volume_profile=quiet),),
+        grid=Grid(horizons=(0.25,), order_sizes_pct_adv=(1.0, 2.0), max_participation=0.1),
+    )
+    book = opened(tmp_path)
+    day = datetime(2026, 3, 4, tzinfo=UTC)
+    for size in (2_000.0, 1_999.0):
+        for hour, status in ((3, "ok"), (14, "over_cap")):
+            t = book.schedule("ALPHA", size, strategy="twap", start=day + timedelta(hours=hour))
+            assert t.params["status"] == status
+    assert book.schedule("ALPHA", 2_000.0, strategy="twap", start=day).params["source"] == "published"
+
+
 def test_own_participation_is_a_share_of_the_hours_volume(plain: ScheduleBook) -> None:
     t = plain.schedule("HOURS", 3_000.0, urgency=10.0, max_participation=0.05)
     volume = 1e5 * np.repeat(HOURS, 2) / 2

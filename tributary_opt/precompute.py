@@ -24,7 +24,7 @@ from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.profile import slice_weights
 from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
 from tributary_opt.optimization.linear_grid import solve_linear_grid
-from tributary_opt.optimization.night import fixed_grid, solve_grid
+from tributary_opt.optimization.night import breaks_cap, fixed_grid, slice_caps, solve_grid
 from tributary_opt.optimization.problem import Problem, convexity_limit, market_problem
 from tributary_opt.optimization.slice_prices import ceiling_of, leaves_range, slice_costs, slower_of
 from tributary_opt.settings import Grid
@@ -210,7 +210,7 @@ class _Horizon:
         if self.grid.impact_law == "power" and self.grid.convention == "paper":
             beyond = (traded > convexity_limit(problem)).any(axis=-1)
         if self.grid.capped:
-            over = (traded > self._caps() * (1.0 + 4.0 * np.finfo(float).eps)).any(axis=-1)
+            over = breaks_cap(traded, self._caps())
         return {
             **{"risk_aversion": level, "urgency": level, "kappa": level, "decay_time": np.full((1, 1, 1), np.nan)},
             **{"half_life": half_life, "expected_cost": expected_cost, "cost_variance": variance},
@@ -219,15 +219,15 @@ class _Horizon:
         }
 
     def _caps(self) -> np.ndarray:
-        """What the grid's limits leave each slice, shape (markets, 1, sizes, slices). [contracts]"""
-        caps = np.full((len(self.p), 1, self.sizes.shape[1], self.grid.n_steps), np.inf)
-        if self.grid.max_participation is not None:
-            w = self.profile["volume_profile"]
-            volume = self.volume[:, np.newaxis] * w / w.sum(axis=1, keepdims=True)
-            caps = np.minimum(caps, self.grid.max_participation * volume[:, np.newaxis, np.newaxis, :])
-        if self.grid.max_slice is not None:
-            caps = np.minimum(caps, self.grid.max_slice * self.sizes[:, np.newaxis, :, np.newaxis])
-        return caps
+        """What the grid's limits leave each slice, broadcastable to (markets, 1, sizes, slices). [contracts]"""
+        return slice_caps(
+            self.sizes[:, np.newaxis, :],
+            self.grid.n_steps,
+            volume=self.volume[:, np.newaxis, np.newaxis],
+            volume_profile=self.profile["volume_profile"][:, np.newaxis, np.newaxis, :],
+            max_participation=self.grid.max_participation,
+            max_slice=self.grid.max_slice,
+        )
 
     # --- what all have -----------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 `solve_linear_grid` is the fast path for constant coefficients; here stand the cases it does not cover, over markets x
 risk levels x order sizes: volume time, the power law and caps (`solve_grid`), and the strategies whose schedule is
-given (`fixed_grid`), all on `problem`'s one cost.
+given (`fixed_grid`), all on `problem`'s one cost; and the caps that the one keeps and the other may break.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tributary_opt.optimization.problem import EXPONENT_RANGE, ImpactLaw, Proble
 from tributary_opt.optimization.riccati import nothing_yet
 from tributary_opt.optimization.solver import solve
 
-__all__ = ["ScheduleGrid", "fixed_grid", "solve_grid"]
+__all__ = ["ScheduleGrid", "breaks_cap", "fixed_grid", "slice_caps", "solve_grid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +110,17 @@ def solve_grid(
             good = np.asarray(_in_range(w).all(axis=-1))
             bad |= ~good[:, np.newaxis, np.newaxis]
             profiles[name] = np.where(good[:, np.newaxis], w, 1.0)[:, np.newaxis, np.newaxis, :]
-    cap = np.asarray(np.inf)
-    if max_participation is not None:
-        if not 0 < max_participation <= 1:
-            raise ValueError(f"max_participation must be > 0 and <= 1, got {max_participation:g}")
-        shares = profiles.get("volume_profile", np.full(n, 1.0))
-        total = shares.sum(axis=-1, keepdims=True)
-        shares = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / n)
-        cap = max_participation * _floats("volume", volume).reshape(-1, 1, 1, 1) * shares
+    cap = slice_caps(
+        sizes,
+        n,
+        volume=np.nan if volume is None else _floats("volume", volume).reshape(-1, 1, 1),
+        volume_profile=profiles.get("volume_profile"),
+        max_participation=max_participation,
+        max_slice=max_slice,
+    )
+    if not (cap >= 0).all():
         bad = bad | ~(cap >= 0).all(axis=-1)
         cap = np.where(cap >= 0, cap, np.inf)
-    if max_slice is not None:
-        if not 0 < max_slice <= 1:
-            raise ValueError(f"max_slice must be > 0 and <= 1, got {max_slice:g}")
-        cap = np.minimum(cap, max_slice * sizes[..., np.newaxis])
     common: dict[str, Any] = {
         "impact_law": impact_law,
         "permanent": permanent,
@@ -199,6 +196,52 @@ def solve_grid(
         half_life=half,
         status=status,
     )
+
+
+def slice_caps(
+    order_sizes: ArrayLike,
+    n_steps: int,
+    *,
+    volume: ArrayLike = np.nan,
+    volume_profile: ArrayLike | None = None,
+    max_participation: float | None = None,
+    max_slice: float | None = None,
+) -> FloatArray:
+    """What limits leave each slice of orders: of its volume the one share, of the order the other.
+
+    Parameters
+    ----------
+    order_sizes, volume : array_like, shape (...)
+        X, and what is expected to trade over the horizon. [contracts]
+    volume_profile : array_like, shape (..., N), optional
+        Weights of the slices by volume; without them, or where they are all 0, the slices share alike.
+    max_participation, max_slice : float, optional
+        As in `solve_grid`. [-]
+
+    Returns
+    -------
+    ndarray, broadcastable to (..., N)
+        inf where nothing limits. [contracts]
+    """
+    caps: FloatArray = np.broadcast_to(np.inf, n_steps)
+    if max_participation is not None:
+        if not 0 < max_participation <= 1:
+            raise ValueError(f"max_participation must be > 0 and <= 1, got {max_participation:g}")
+        shares = np.full(n_steps, 1.0) if volume_profile is None else _floats("volume_profile", volume_profile)
+        total = shares.sum(axis=-1, keepdims=True)
+        shares = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / n_steps)
+        caps = max_participation * _floats("volume", volume)[..., np.newaxis] * shares
+    if max_slice is not None:
+        if not 0 < max_slice <= 1:
+            raise ValueError(f"max_slice must be > 0 and <= 1, got {max_slice:g}")
+        caps = np.minimum(caps, max_slice * _floats("order_sizes", order_sizes)[..., np.newaxis])
+    return caps
+
+
+def breaks_cap(slices: ArrayLike, caps: ArrayLike) -> NDArray[np.bool_]:
+    """Whether a slice of a given schedule is above its cap by more than rounding, shape (...)."""
+    allowed = _floats("caps", caps) * (1.0 + 4.0 * np.finfo(float).eps)
+    return np.asarray((_floats("slices", slices) > allowed).any(axis=-1))
 
 
 def _decay_of(lam: FloatArray, a: FloatArray, sd: FloatArray, k: FloatArray, size: FloatArray) -> FloatArray:

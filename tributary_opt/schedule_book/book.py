@@ -323,7 +323,8 @@ class ScheduleBook:
             ``params`` has, beside what every trajectory has, ``run_id, as_of, grade, age_hours, source`` ("published"
             or "solved"), ``market_id, token_id``, ``cost_profile`` ("clock" or "volume") and ``slice_prices``: what
             each slice is expected to trade at, on the tick, rounded against the order. ``status`` and ``warnings`` say
-            what to know before trading it: a price that would leave its range, a horizon that a resolution cuts short.
+            what to know before trading it: a price that would leave its range, caps of the release that TWAP, VWAP or
+            a market order breaks, a horizon that a resolution cuts short.
 
         Raises
         ------

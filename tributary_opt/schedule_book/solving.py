@@ -28,7 +28,7 @@ from tributary_opt.optimization.closed_form import (
     risk_aversion_from_urgency,
 )
 from tributary_opt.optimization.linear_grid import solve_linear_grid
-from tributary_opt.optimization.night import fixed_grid
+from tributary_opt.optimization.night import breaks_cap, fixed_grid, slice_caps
 from tributary_opt.optimization.problem import Problem, market_problem, schedule_cost
 from tributary_opt.optimization.risk import (
     risk_aversion_from_cost,
@@ -83,6 +83,7 @@ class Order:
     hours: dict[str, np.ndarray] | None = None
     """Weights of the slices by volume and by variance; None: the same in every slice."""
     cap: np.ndarray | float = math.inf
+    """What an optimal schedule keeps to, and what one that is given is measured by. [contracts]"""
     done: int = 0
     """Slices that are over: what is asked for is the rest."""
 
@@ -91,12 +92,15 @@ class Order:
         """The order with its hours and caps worked out.
 
         An optimal schedule of a release that kept caps keeps them too, unless the caller gives a participation of its
-        own.
+        own; TWAP, VWAP and the market order do not, and say so.
         """
         for name in ("max_participation", "lot_size"):
             if limits.get(name) is not None:
                 limits[name] = number(name, limits[name])
         share, capped = limits.pop("max_participation", None), place.market.capped
+        released = (
+            (None, None) if capped is None else (_known(capped["max_participation"]), _known(capped["max_slice"]))
+        )
         if share is not None and not 0 < share <= 1:
             raise ScheduleRefused(f"max_participation must be > 0 and <= 1, got {share:g}: 0.1 is 10 % of the volume")
         largest = None
@@ -106,11 +110,13 @@ class Order:
         elif share is not None:
             strategy = CAPPED
         elif capped is not None and (strategy == CAPPED or not place.market.strategies & {strategy}):
-            strategy, share, largest = CAPPED, _known(capped["max_participation"]), _known(capped["max_slice"])
+            strategy, (share, largest) = CAPPED, released
         elif strategy == CAPPED:
             raise ScheduleRefused("the release has no capped schedules: give max_participation")
         found = cls(place, strategy, after=after, begin=begin, max_participation=share, max_slice=largest, **limits)
-        return replace(found, **found._worked_out()) if strategy in WITH_HOURS else found
+        if strategy not in WITH_HOURS and capped is None:
+            return found
+        return replace(found, **found._worked_out(*(released if strategy in FIXED else (share, largest))))
 
     @property
     def n_steps(self) -> int:
@@ -133,18 +139,19 @@ class Order:
     def limited(self) -> bool:
         return self.max_participation is not None or self.max_slice is not None or self.lot_size is not None
 
-    def _worked_out(self) -> dict[str, Any]:
+    def _worked_out(self, max_participation: float | None, max_slice: float | None) -> dict[str, Any]:
         place, n = self.place, self.n_steps
         hours = market_hours(place, self.after, self.begin)
-        cap: np.ndarray | float = math.inf
-        if self.max_participation is not None:
-            flat = np.full(n, 1.0 / n)
-            weights = flat if hours is None else hours["volume_profile"]
-            volume = place.row["adv"] * (place.horizon if hours is None else weights.sum())
-            cap = self.max_participation * volume * (weights / weights.sum())
-        if self.max_slice is not None:
-            cap = np.minimum(cap, self.max_slice * place.size)
-        return {"hours": hours, "cap": cap}
+        weights = np.full(n, 1.0 / n) if hours is None else hours["volume_profile"]
+        cap = slice_caps(
+            place.size,
+            n,
+            volume=place.row["adv"] * (place.horizon if hours is None else weights.sum()),
+            volume_profile=weights,
+            max_participation=max_participation,
+            max_slice=max_slice,
+        )
+        return {"hours": hours if self.strategy in WITH_HOURS else None, "cap": cap}
 
     def problem(self, risk_aversion: float, *, by_clock: bool = False) -> Problem:
         """The problem of the whole schedule, in currency; `by_clock` leaves hours and caps out."""
@@ -167,14 +174,19 @@ class Order:
             return None
         if kind is not None and self.eta_tilde <= 0:
             kind, value = "urgency", 0.0
-        at = place.market.point(self.strategy, place.size, place.near["horizon"], kind, value)
-        if at is None or self.strategy not in WITH_HOURS:
+        at, capped = (
+            place.market.point(self.strategy, place.size, place.near["horizon"], kind, value),
+            place.market.capped,
+        )
+        if at is None or (self.strategy not in WITH_HOURS and capped is None):
             return at
         row, calendar = place.market.block.row(at), place.row["calendar"]
         if (self.max_participation, self.max_slice) != (_known(row["max_participation"]), _known(row["max_slice"])):
             return None
         begins_so = self.begin == 0 and first_session(calendar, self.after) == first_session(calendar, as_of)
-        return at if begins_so or row["cost_profile"] != "volume" else None
+        # Caps by the hours' volume decide about the status of a schedule by the clock too.
+        by_hours = "volume" in (row["cost_profile"], (capped or row)["cost_profile"])
+        return at if begins_so or not by_hours else None
 
     def limits(self) -> dict[str, float]:
         """The limits that are kept, by name."""
@@ -536,9 +548,23 @@ def _fixed(order: Order) -> ExecutionTrajectory:
     numbers = {"expected_cost": float(cost), "cost_variance": float(variance), "half_life": float(half)}
     numbers |= {"kappa": level, "urgency": level, "decay_time": 0.0 if at_once else math.inf}
     lam, slices = level, order.place.size * shares
-    beyond = beyond_convexity(problem, slices)
-    more = {"status": "beyond_convexity" if beyond else "ok"}
-    return _trajectory(order, order.strategy, lam, holdings, slices, numbers, (beyond,) if beyond else (), more)
+    said = {"beyond_convexity": beyond_convexity(problem, slices), "over_cap": _over_cap(order, slices, problem.cap)}
+    said = {status: words for status, words in said.items() if words}
+    more = {"status": next(iter(said), "ok")}
+    return _trajectory(order, order.strategy, lam, holdings, slices, numbers, tuple(said.values()), more)
+
+
+def _over_cap(order: Order, slices: np.ndarray, cap: np.ndarray) -> str:
+    """What to say of a schedule that breaks the caps of its release; nothing where it keeps them."""
+    capped = order.place.market.capped
+    if capped is None or not breaks_cap(slices, cap):
+        return ""
+    most = int((slices - cap).argmax())
+    limits = (f"{name}={capped[name]:g}" for name in ("max_participation", "max_slice") if capped[name] > 0)
+    return (
+        f"a slice of {slices[most]:g} contracts is above the {cap[most]:g} that {', '.join(limits)} of the release "
+        "leaves it: a schedule to compare with, not to trade"
+    )
 
 
 def _optimal(order: Order, risk_aversion: float) -> ExecutionTrajectory:
