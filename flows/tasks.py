@@ -25,7 +25,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
-from prefect.events.filters import EventFilter, EventIDFilter, EventOccurredFilter
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -51,6 +51,9 @@ REFUSALS = 250
 """Rows of the table of refusals, at most: Prefect's page draws every row, and stands still at a thousand. [-]"""
 MAX_TASKS = 8
 """Tasks that a step is cut into, at most: a task run costs the server more than a chunk of markets does. [-]"""
+
+_EVENTS = 50
+"""Events that Prefect's server gives at once, at most; the client's default, 100, is refused. [-]"""
 
 _LOG = logging.getLogger("tributary_opt.flows")
 _T = TypeVar("_T")
@@ -279,8 +282,16 @@ def announce(night: NightReport) -> None:
     since = night.outcome.published_at.astimezone(UTC)
     event_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{PUBLISHED}/{night.outcome.run_id}/{since.isoformat()}")
     # The server stores an id once, but its triggers forget it in minutes: repeated, it would start a desk again.
-    if night.outcome.reason == "already current" and _is_known(event_id, since):
-        return
+    if night.outcome.reason == "already current":
+        try:
+            if _is_known(event_id, night.outcome.run_id, since):
+                return
+        except Exception as error:  # the night is published and current: no fault of the events costs it
+            _LOG.warning(
+                "whether run %s has been announced is not known (%s: %s); nothing is sent, the next run looks again",
+                *(night.outcome.run_id, type(error).__name__, error),
+            )
+            return
     path = release_file(schema.TRAJECTORIES, night.outcome.as_of, night.outcome.run_id)
     emit_event(
         PUBLISHED,
@@ -295,15 +306,20 @@ def announce(night: NightReport) -> None:
     )
 
 
-def _is_known(event_id: UUID, since: datetime) -> bool:
-    """Whether the server has the event, or may have had it and thrown it away with others of its age."""
+def _is_known(event_id: UUID, run_id: str, since: datetime) -> bool:
+    """Whether the server has the event, or may have had it and thrown it away with others of its age.
+
+    Older versions gave their events any id: one about the run since it became current is as good. The newest of them
+    will do, for a run that is current is the last that was announced.
+    """
     oldest = datetime.now(UTC) - get_current_settings().server.events.retention_period
     if since < oldest:
         return True
     occurred = EventOccurredFilter.model_validate({"since": oldest})
-    wanted = EventFilter(occurred=occurred, id=EventIDFilter(id=[event_id]))
+    wanted = EventFilter(occurred=occurred, event=EventNameFilter(name=[PUBLISHED]))
     with get_client(sync_client=True) as client:
-        return bool(client.read_events(wanted, limit=1).events)  # its default, 100, is refused by the server
+        found = client.read_events(wanted, limit=_EVENTS).events
+    return any(e.id == event_id or (e.occurred >= since and e.payload.get("run_id") == run_id) for e in found)
 
 
 def run_name() -> str:

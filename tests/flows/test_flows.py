@@ -110,6 +110,39 @@ def test_a_night_that_was_cut_off_after_the_pointer_is_announced_once_by_the_nex
     assert len(sent) == 1
 
 
+def test_an_event_of_an_older_version_about_the_current_release_is_not_repeated(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id was drawn at random: only what it says tells which release it is about."""
+    emit = tasks.emit_event
+    grid = SMALL.model_copy(update={"n_steps": 7})
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "emit_event", lambda *args, id, **more: emit(*args, **more))
+        run_id = nightly(grid=grid)
+    wait_for_event(run_id)
+    monkeypatch.setattr(tasks, "emit_event", lambda *args, **more: pytest.fail("announced again"))
+    assert nightly(grid=grid) == run_id
+    assert len(events(run_id)) == 1
+
+
+def test_events_that_cannot_be_read_cost_no_night_and_no_report(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = nightly(grid=SMALL)
+    reports, sent = [], []
+
+    def away(*args: object) -> bool:
+        raise RuntimeError("503 Service Unavailable")
+
+    monkeypatch.setattr(tasks, "_is_known", away)
+    monkeypatch.setattr(tasks, "emit_event", lambda *args, **more: sent.append(args))
+    monkeypatch.setattr(tasks, "report", reports.append)
+    assert nightly(grid=SMALL) == run_id
+    assert len(reports) == 1
+    assert not sent
+    assert f"whether run {run_id} has been announced is not known (RuntimeError: 503" in caplog.text
+
+
 def test_an_old_night_run_again_is_not_announced_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(tasks, "emit_event", lambda *args, **more: sent.append(args))
