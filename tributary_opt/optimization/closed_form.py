@@ -89,7 +89,8 @@ class SolveStatus(IntEnum):
     INFEASIBLE = 5
     #: Power law under ``paper`` with room for a slice whose cost is no longer convex: every number of the row is NaN.
     BEYOND_CONVEXITY = 6
-    #: The search for the last costate was stopped by its sweep limit: every number of the row is NaN.
+    #: The search for the last costate was stopped by its sweep limit, or what it found near n* misses the optimality
+    #: conditions: every number of the row is NaN.
     NOT_CONVERGED = 7
 
 

@@ -23,8 +23,8 @@ and the shape of a_j are left. r_j is formed from mantissas and exponents apart,
 everything at once above 1e300) are met without a branch.
 
 A schedule has the same bits alone and in any batch: steps are the first axis, so that a problem's numbers meet those of
-others only in elementwise operations on contiguous rows; sums over steps have a fixed order; a converged problem is
-taken out and never touched again.
+others only in elementwise operations on contiguous rows; sums over steps have a fixed order; a converged problem keeps
+its level, and so its path to the bit: it is swept along until a quarter of a set is done, and then taken out.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def solve(problem: Problem, *, most_sweeps: int = 200) -> Solution:
         4 units of rounding (within N of them where the caps themselves add up to no more). Status
         ``INFEASIBLE``: Σ c_j < X(1 - N eps). ``BEYOND_CONVEXITY``: power law under ``paper`` with room for a slice
         beyond `convexity_limit`. ``TWAP_ETA_TILDE``: an a_j <= 0 leaves no minimum; the schedule is that of λ = 0.
-        ``BAD_INPUT``: a number out of range. ``NOT_CONVERGED``: stopped by ``most_sweeps``. What is refused is NaN and
-        costs the others nothing.
+        ``BAD_INPUT``: a number out of range. ``NOT_CONVERGED``: stopped by ``most_sweeps``, or, near `convexity_limit`,
+        a residual of the optimality conditions above 1e-10. What is refused is NaN and costs the others nothing.
 
     Raises
     ------

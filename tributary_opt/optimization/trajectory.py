@@ -259,7 +259,10 @@ class _Order:
             )
             return self.refused(risk_aversion, [fault], status)
         if status == SolveStatus.NOT_CONVERGED:
-            fault = f"no schedule was found in {int(solution.sweeps)} sweeps: the order has none that can be trusted"
+            fault = (
+                f"{int(solution.sweeps)} sweeps found no schedule that meets the optimality conditions: the order has "
+                "none that can be trusted"
+            )
             return self.refused(risk_aversion, [fault], status)
         warnings = list(more.pop("warnings", ()))
         if status == SolveStatus.TWAP_ETA_TILDE:
