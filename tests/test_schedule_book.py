@@ -590,6 +590,15 @@ def test_tables_for_people(book: ScheduleBook) -> None:
         compared["cost_sd"]["market_order"] == 0 < compared["cost_sd"]["almgren_chriss"] < compared["cost_sd"]["twap"]
     )
     assert compared["expected_cost"]["twap"] < compared["expected_cost"]["almgren_chriss"]
+    assert set(compared["status"]) == {"ok"}
+
+
+def test_a_comparison_says_which_schedules_break_the_caps(tmp_path: Path) -> None:
+    publish(tmp_path, grid=Grid(horizons=(1.0,), max_participation=0.05))
+    for size in (1_000.0, 1_234.0):  # of the grid, and not
+        compared = opened(tmp_path).compare("ALPHA", size, urgency=3.0).set_index("strategy")["status"]
+        assert compared["almgren_chriss_capped"] == "ok"
+        assert compared["market_order"] == "over_cap"
 
 
 # --- releases come and go, and come damaged -----------------------------------------------------------------------

@@ -76,7 +76,7 @@ _LABELS = {
 }
 """What a terminal's heading says instead of a column's name."""
 _MARKETS_SHOWN = ("market_id", "token_id", "grade", "reason", "price", "adv", "sigma", "spread", "calendar", "method")
-_COSTS_SHOWN = ("strategy", "expected_cost_bps", "cost_sd_bps", "half_life", "first_slice_pct", "risk_aversion")
+_COSTS_SHOWN = ("strategy", "expected_cost_bps", "cost_sd_bps", "half_life", "first_slice_pct", "status")
 _FRONTIER_SHOWN = ("urgency", "expected_cost_bps", "cost_sd_bps", "lvar_bps", "first_slice_pct", "risk_aversion")
 
 

@@ -246,7 +246,8 @@ class ScheduleBook:
         """The optimal schedules beside TWAP, VWAP and a market order, all costed alike.
 
         Where the market's hours are known they decide about the cost of all (`cost_profile` "volume"), and VWAP and
-        Almgren-Chriss in volume time stand among them; otherwise the clock does.
+        Almgren-Chriss in volume time stand among them; otherwise the clock does. `status` is each schedule's own: one
+        that breaks the release's caps is there to be compared with, not to be traded.
         """
         import pandas as pd
 
@@ -510,6 +511,7 @@ def _compared(problem: Problem, place: Place, t: ExecutionTrajectory, cost_profi
         "half_life": t.params["half_life"],
         "first_slice_pct": t.trade_sizes[0] / place.size * 100.0,
         "cost_profile": cost_profile,
+        "status": t.params["status"],
     }
 
 
