@@ -9,11 +9,11 @@ market yet, and the same book again, another point each time. Then 10,000 orders
 that do one lookup and end, imports included, of a market that never closes and of an exchange's, whose calendar is made
 first. `--folder` keeps the release for the next time.
 
-5,000 markets on two idle cores with AVX-512: by hand p95 9.0 ms; the book opened for it 2.0 of that, cold 1.04, warm
-0.14 ms in the median and 0.25 at p95, an order that is not published 0.77 and 1.20 ms. 10,000 orders the first time
-0.48 s, again 0.05 s, none of them published 0.06 s; reading market_id and remaining of the same row groups by hand
-took 0.79 s. A process for one lookup: by hand 0.13 s, 24/7 0.27 s, XNYS 0.65 s. On slower cores all of it takes about
-twice as long, in the same ratios: warm 0.36 ms, not published 1.7 ms.
+5,000 markets on two idle cores with AVX-512: by hand p95 9 to 11 ms; the book opened for it 1.9 to 2.0 of that, cold
+0.8 to 1.0, warm 0.14 to 0.21 ms in the median and 0.29 at p95, an order that is not published 0.84 and 0.95 ms. 10,000
+orders the first time 0.29 s, again 0.04 s, none of them published 0.05 s; reading market_id and remaining of the same
+row groups by hand took 0.8 to 1.1 s. A process for one lookup: by hand 0.18 s, 24/7 0.32 s, XNYS 0.80 s. On slower
+cores all of it takes about twice as long, in the same ratios.
 """
 
 from __future__ import annotations

@@ -132,12 +132,15 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
     if w is not None and not (w.shape == (len(rows),) and (np.isfinite(w) & (w >= 0)).all()):
         raise ValueError(f"weights must be one finite number >= 0 for each of {len(rows)} rows")
     days = _session_days(rows, group, n)
-    parts = [
-        _of_length(moments(rows, minutes), group, n, w, minutes / 1440.0 / days)
-        | _uncapped(moments(rows, minutes), _cap(rows, minutes), group, n, w)
-        for minutes in schema.IMPACT_BUCKETS
-    ]
-    whole = _whole_flow(rows, group, n, w, parts[0])
+    parts: list[dict[str, NDArray[Any]]] = []
+    for minutes in schema.IMPACT_BUCKETS:
+        of = moments(rows, minutes)
+        if not parts:
+            shortest = of[:, _PLACE["qq"]].copy()
+        parts.append(
+            _of_length(of, group, n, w, minutes / 1440.0 / days) | _uncapped(of, _cap(rows, minutes), group, n, w)
+        )
+    whole = _whole_flow(rows, shortest, group, n, w, parts[0]["beyond"])
     for part in parts:
         part["flow_variance"] = part["flow_rms"] ** 2 * (1.0 + whole * part.pop("beyond"))
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
@@ -194,18 +197,17 @@ def _at_least(least: float, values: Floats) -> Floats:
 
 
 def _whole_flow(
-    rows: pd.DataFrame, group: NDArray[np.int64], n: int, weights: Floats | None, shortest: dict[str, NDArray[Any]]
+    rows: pd.DataFrame, within: Floats, group: NDArray[np.int64], n: int, weights: Floats | None, beyond: Floats
 ) -> Floats:
     """What mean squared flow is more than within the cap, over `beyond`, at the shortest length; 2 to first order."""
     w = np.ones(len(rows)) if weights is None else weights
     squared = rows["flow_squared"].to_numpy(dtype=float) if "flow_squared" in rows else np.zeros(len(rows))
-    within = moments(rows, schema.IMPACT_BUCKETS[0])[:, _PLACE["qq"]]
     known = squared > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         more = (
             sums(group, w * np.where(known, squared, 0.0), n) / sums(group, w * np.where(known, within, 0.0), n) - 1.0
         )
-        return np.where(shortest["beyond"] > 0, _at_least(2.0, more / shortest["beyond"]), 2.0)
+        return np.where(beyond > 0, _at_least(2.0, more / beyond), 2.0)
 
 
 def _session_days(rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Floats:
