@@ -215,7 +215,7 @@ class RiccatiChunk:
 
     def __init__(self, rows: int, n_steps: int) -> None:
         self.n_steps = n_steps
-        self._arrays = tuple(_aligned((n_steps + 1) * rows) for _ in range(6))
+        self._memory = Buffers(6 * (n_steps + 1) * (rows + 8))
 
     def solve(
         self, problem: Problem, slices: FloatArray, holdings: FloatArray, cost: tuple[FloatArray, ...]
@@ -226,8 +226,9 @@ class RiccatiChunk:
         rows of others are left for `solver` to fill.
         """
         n, count = self.n_steps, len(problem.order_size)
-        impact, sd, risk, ease, traded = (a[: n * count].reshape(n, count) for a in self._arrays[1:])
-        held = self._arrays[0][: (n + 1) * count].reshape(n + 1, count)
+        self._memory.reuse()
+        held = self._memory.array(n + 1, count)
+        impact, sd, risk, ease, traded = (self._memory.array(n, count) for _ in range(5))
         mine: BoolArray = problem.valid_otherwise & (problem.exponent == 1.0) & (n > 1)
         if problem.cap.min() != np.inf:
             mine &= (problem.cap == np.inf).all(axis=1)
