@@ -105,8 +105,8 @@ def test_shape_invariants(urgency: float, n: int) -> None:
     assert (slices >= 0).all()
     assert (np.diff(slices) <= 4 * EPS * slices[:-1]).all()
     assert abs(math.fsum(slices) - 1) <= 4 * EPS
-    # Holdings are sums of slices, whose rounding adds up over many: of 9,000 urgencies up to 4 units for 64 slices, 5 for
-    # 256, 11 for 1,440.
+    # Holdings are sums of slices, whose rounding adds up over many: of 9,000 urgencies up to 4 units for 64 slices,
+    # 5 for 256, 11 for 1,440.
     assert 0 < half_life(remaining, 1.0) <= n / 2 * (1 + (4 + n / 64) * EPS)
 
 
