@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from raw_days import raw_market_day
-from tick_tables import assert_same_rows, book, load, market_days, observe, stored, trade
+from tick_tables import assert_same_rows, book, create, load, market_days, observe, stored, trade
 
 from tributary_opt.market_data.market_days import Window, in_order
 from tributary_opt.market_data.markets import ReferenceData
@@ -20,6 +20,10 @@ from tributary_opt.storage.questdb import QuestDB
 
 MONDAY = date(2024, 3, 4)
 START, END = pd.Timestamp(MONDAY, tz="UTC"), pd.Timestamp("2024-03-05", tz="UTC")
+
+
+OF_TIME = ("quoted_seconds", "spread_seconds")
+"""A look stands until the same token's next one: time is no sum over one series."""
 
 
 def pair(no: str = "a:no", yes: str = "b:yes", **more: object) -> list[dict]:
@@ -47,8 +51,12 @@ def test_tokens_are_folded_only_where_reference_data_say_so_and_agree() -> None:
     assert of([{"market_id": "M", "token_id": None, "kind": "probability"}], "a:no", "b:yes") == ["", ""]
 
 
-def ticks(seed: int = 4, days: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trades and looks of two tokens of one market about 0.7 and 0.3; prices are whole thousandths."""
+def ticks(seed: int = 4, days: int = 1, *, still: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trades and looks of two tokens of one market about 0.7 and 0.3; prices are whole thousandths.
+
+    `still`: mids move little and spreads are wide, so that a mid stays fresh for minutes.
+    """
+    moves, width = (1, 10) if still else (30, 1)
     rng = np.random.default_rng(seed)
     trades, books = [], []
     for token, centre, n in (("a:no", 0.3, 260), ("b:yes", 0.7, 340)):
@@ -60,7 +68,7 @@ def ticks(seed: int = 4, days: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
                 {**trade(at, "M", price, float(rng.integers(1, 50)), side), "token_id": token, "trade_id": f"{i}"}
             )
             at = (START + pd.Timedelta(int(rng.integers(86_400 * days)), "s")).isoformat()
-            bid, wide = round(centre + rng.integers(-30, 30) / 1000, 3), rng.integers(1, 6) / 1000
+            bid, wide = round(centre + rng.integers(-moves, moves) / 1000, 3), width * rng.integers(1, 6) / 1000
             ask = 1.0 if rng.random() < 0.05 else bid + wide
             books.append({**book(at, "M", 0.0 if rng.random() < 0.05 else bid, ask), "token_id": token})
     of_trades, of_books = (pd.DataFrame(rows) for rows in (trades, books))
@@ -84,28 +92,26 @@ def on_axis_of(token: str, trades: pd.DataFrame, books: pd.DataFrame) -> tuple[p
     return trades, books
 
 
+def assert_row(found: pd.Series, raw: dict, what: str) -> None:
+    for name, expected in raw.items():
+        if isinstance(expected, pd.Timestamp):
+            assert found[name] == expected, name
+        elif name not in (*OF_TIME, "flow_cap"):
+            np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-12, err_msg=f"{what} {name}")
+
+
 @pytest.mark.questdb
-def test_row_of_either_token_is_what_all_ticks_make_on_its_axis(db: QuestDB) -> None:
-    trades, books = ticks()
-    trades["side"] = trades["side"].fillna("buy")  # whom a side is inferred from is a matter of one token's own ticks
+@pytest.mark.parametrize("still", [False, True])
+def test_row_of_either_token_is_what_all_ticks_make_on_its_axis(db: QuestDB, still: bool) -> None:
+    trades, books = ticks(still=still)
     load(db, trades, books)
     rows = market_days(db, pair()).read(MONDAY).set_index("token_id")
     assert rows["folded_with"].to_dict() == {"a:no": "b:yes", "b:yes": "a:no"}
-    # A look stands until the same token's next one: time is no sum over one series.
-    of_time = ("quoted_seconds", "spread_seconds", "effective_volume", "effective_spread_volume")
-    # Nor is it which of one token's mids its trades are held against.
-    of_time += ("n_quote_rule_fresh", "n_sides_compared", "n_sides_contradicted")
-    of_time += ("compared_volume", "compared_size_squared", "contradicted_volume")
     for token in ("a:no", "b:yes"):
         raw = raw_market_day(*on_axis_of(token, trades, books), START, END, probability=True)
-        for name, expected in raw.items():
-            if name in of_time or name == "flow_cap":
-                continue
-            found = rows.loc[token, name]
-            if isinstance(expected, pd.Timestamp):
-                assert found == expected, name
-            else:
-                np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=f"{token} {name}")
+        assert min(raw["n_quote_rule"], raw["n_tick_rule"]) > 0
+        assert min(raw["n_quote_rule_fresh"], raw["n_sides_compared"], raw["n_sides_contradicted"]) > 0 or not still
+        assert_row(rows.loc[token], raw, token)
 
 
 @pytest.mark.questdb
@@ -163,27 +169,95 @@ def test_token_without_ticks_has_the_row_of_its_complement_and_lone_tokens_keep_
 
 
 @pytest.mark.questdb
-def test_pair_with_one_book_has_its_mids_and_signs_the_other_tokens_trades_by_ticks(db: QuestDB) -> None:
-    """The limit that the module states: trades of no, without a book of its own, are signed by the tick rule."""
-    trades, books = ticks()
-    books = books[books["token_id"] == "b:yes"]
+@pytest.mark.parametrize("with_book", ["a:no", "b:yes"])
+def test_trades_of_a_token_without_a_book_are_held_against_the_mids_of_its_complement(
+    db: QuestDB, with_book: str
+) -> None:
+    trades, books = ticks(still=True)
+    books = books[books["token_id"] == with_book]
     load(db, trades, books)
     rows = market_days(db, pair()).read(MONDAY).set_index("token_id")
-    db.execute("TRUNCATE TABLE trades")
-    load(db, trades[trades["token_id"] == "b:yes"])
-    (alone,) = (
-        market_days(db, [{"market_id": "M", "token_id": None, "kind": "probability"}]).read(MONDAY).to_dict("records")
-    )
-    raw = raw_market_day(*on_axis_of("b:yes", trades, books), START, END, probability=True)
-    for name in ("volume", "realised_variance", "n_mid_buckets", "first_mid", "open_price", "two_scale_variance"):
-        assert rows.loc["b:yes", name] == pytest.approx(raw[name], rel=1e-9), name
-    for name in ("n_quote_rule", "effective_volume", "effective_spread_volume", "n_sides_compared", "compared_volume"):
-        assert rows.loc["b:yes", name] == pytest.approx(alone[name], rel=1e-9), name
-    of_no = (trades["token_id"] == "a:no") & trades["side"].isna()
-    assert 0 <= of_no.sum() - (rows["n_tick_rule"] - alone["n_tick_rule"]).iloc[0] <= 1  # its first trade has no tick
-    mirrored = {"n_tick_rule": "n_tick_rule", "buy_volume": "sell_volume", "realised_variance": "realised_variance"}
-    for name, other in mirrored.items():
-        assert rows.loc["a:no", name] == rows.loc["b:yes", other]
+    without = trades[trades["token_id"] != with_book]
+    for token in ("a:no", "b:yes"):
+        raw = raw_market_day(*on_axis_of(token, trades, books), START, END, probability=True)
+        assert raw["n_tick_rule"] < without["side"].isna().sum() / 4  # by ticks they all went, token by token
+        assert raw["n_sides_compared"] > 0
+        assert_row(rows.loc[token], raw, token)
+
+
+@pytest.mark.questdb
+def test_row_does_not_say_on_which_token_the_tape_was_written(db: QuestDB) -> None:
+    trades, books = ticks()
+    found = {}
+    for name, (of_trades, of_books) in {
+        "mixed": (trades, books),
+        "no": on_axis_of("a:no", trades, books),
+        "yes": on_axis_of("b:yes", trades, books),
+    }.items():
+        if name != "mixed":
+            token = {"no": "a:no", "yes": "b:yes"}[name]
+            of_trades, of_books = of_trades.assign(token_id=token), of_books.assign(token_id=token)
+        for table in ("trades", "orderbook_snapshots"):
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        load(db, of_trades, of_books)
+        rows = market_days(db, pair()).read(MONDAY).set_index("token_id").loc[["a:no", "b:yes"]]
+        found[name] = rows.drop(columns=["source_digest", *OF_TIME])
+    for name in ("no", "yes"):
+        pd.testing.assert_frame_equal(found[name], found["mixed"], rtol=1e-9, atol=1e-12)
+
+
+def crowd() -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
+    """Ticks of pairs and of markets that do not fold, with and without sides, and what reference data say of them."""
+    trades, books, reference = [], [], []
+    for seed, kind in enumerate(("pair", "three tokens", "token missing", "no complement named")):
+        for sides in ("given", "some"):
+            market = f"{seed}{sides} {kind}"
+            lone = {"market_id": market, "token_id": None, "kind": "probability"}
+            reference += pair(market_id=market) if kind != "no complement named" else [lone]
+            t, b = (table.assign(market_id=market) for table in ticks(seed=seed))
+            if sides == "given":
+                t["side"] = t["side"].fillna("sell")
+            if kind in ("three tokens", "token missing"):
+                third = "c" if kind == "three tokens" else None
+                t["token_id"] = t["token_id"].where(np.arange(len(t)) % 5 > 0, third)
+            trades.append(t)
+            books.append(b)
+    return pd.concat(trades), pd.concat(books), reference
+
+
+@pytest.mark.questdb
+def test_markets_that_fold_and_that_do_not_leave_each_other_alone(db: QuestDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are asked about by ranges of ids, in which the others lie."""
+    trades, books, reference = crowd()
+    load(db, trades.sort_values("timestamp"), books.sort_values("timestamp"))
+    keys = ["market_id", "token_id"]
+    monkeypatch.setattr("tributary_opt.market_data.source._LONGEST_IN_LIST", 0)
+    crowded = market_days(db, reference).read(MONDAY).sort_values(keys, ignore_index=True)
+    alone = []
+    for market in sorted(set(trades["market_id"])):
+        for table in ("trades", "orderbook_snapshots"):
+            db.execute(f"DROP TABLE {table}")
+        load(db, trades[trades["market_id"] == market], books[books["market_id"] == market])
+        alone.append(market_days(db, reference).read(MONDAY))
+    together = pd.concat(alone, ignore_index=True).sort_values(keys, ignore_index=True)
+    assert len(crowded) == 2 * (2 + 3 + 3 + 2)
+    assert_same_rows(*(rows.drop(columns="source_digest") for rows in (crowded, together)))
+
+
+@pytest.mark.questdb
+@pytest.mark.parametrize("third", ["c", None, "a\0"])
+def test_ticks_of_a_third_token_or_without_one_leave_sides_to_be_inferred_token_by_token(
+    db: QuestDB, third: str | None
+) -> None:
+    trades, books = ticks(still=True)
+    trades["token_id"] = trades["token_id"].where(np.arange(len(trades)) % 5 > 0, third)
+    create(db, varchar=True)
+    load(db, trades, books)
+    plain = [{"market_id": "M", "token_id": None, "kind": "probability"}]
+    apart = market_days(db, plain).read(MONDAY).set_index("token_id").loc[["a:no", "b:yes"]]
+    rows = market_days(db, plain + pair()).read(MONDAY).set_index("token_id").loc[["a:no", "b:yes"]]
+    for name in ("n_quote_rule", "n_tick_rule", "effective_volume", "n_sides_compared", "compared_volume"):
+        assert rows[name].to_list() == pytest.approx([apart[name].sum()] * 2, rel=1e-12), name
 
 
 @pytest.mark.questdb

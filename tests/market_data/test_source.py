@@ -223,6 +223,80 @@ def test_sides_of_prices_of_any_size_are_told_apart_and_rounding_is_no_side(
     assert (row["n_quote_rule"], row["n_tick_rule"], row["buy_volume"], row["sell_volume"]) == (1, 0, 2.0, 0.0)
 
 
+TYPES = [(US, US, "SYMBOL", "SYMBOL"), (NS, NS, "VARCHAR", "VARCHAR"), (US, NS, "SYMBOL", "VARCHAR")]
+TYPES += [(NS, US, "STRING", "SYMBOL"), (US, US, "VARCHAR", "STRING")]
+
+
+@pytest.mark.parametrize(("of_trades", "of_books", "trade_texts", "book_texts"), TYPES)
+def test_folded_trades_are_held_against_the_last_mid_and_price_of_either_token(
+    db: QuestDB, of_trades: str, of_books: str, trade_texts: str, book_texts: str
+) -> None:
+    names = {"timestamp": "t", "market_id": "m", "token_id": "first", "price": "p", "side": "aggressor", "size": "s"}
+    tables = SourceTables(
+        trades={"table": "fills", "columns": names},
+        orderbook_snapshots={"table": "looks", "columns": {"token_id": "price", "best_bid": "mid", "best_ask": "half"}},
+    )
+    for name, kind, texts in (("trades", of_trades, trade_texts), ("orderbook_snapshots", of_books, book_texts)):
+        chosen = getattr(tables, name)
+        ddl = schema.SOURCE_TABLES[name].ddl(chosen.table, {k: f'"{v}"' for k, v in chosen.columns.items()})
+        db.execute(ddl.replace(" TIMESTAMP,", f" {kind},").replace(" SYMBOL", f" {texts}"))
+    looks = [
+        ("10:00:00", "yes", 0.68, 0.70),  # mid 0.69
+        ("10:01:00", "no", 0.25, 0.27),  # 0.74
+        ("10:02:00", "no", 0.20, 1.0),  # no ask: 0.74 still stands
+        ("10:03:00", "no", 0.0, 0.30),  # nor a bid
+    ]
+    books = [book(at(c), "M", b, a, token_id=token) for c, token, b, a in looks]
+    trades = [
+        ("09:58:00", "yes", 0.60, 1.0, None),  # no mid and no price before: unknown
+        ("09:59:00", "no", 0.38, 2.0, None),  # the price rose from 0.60 to 0.62: bought, by the tick rule
+        ("10:00:30", "no", 0.32, 4.0, None),  # 0.68 is below 0.69: sold
+        ("10:00:40", "no", 0.31, 8.0, None),  # at 0.69, after a rise: bought, by the tick rule
+        ("10:00:50", "no", 0.30, 16.0, "buy"),  # sold, at 0.70
+        ("10:02:30", "yes", 0.75, 32.0, None),  # above 0.74: bought
+        ("10:03:30", "yes", 0.73, 64.0, "buy"),
+        ("10:03:40", "no", 0.26, 128.0, None),  # at 0.74, after a rise from 0.73: bought, by the tick rule
+    ]
+    ticks = [trade(at(c), "M", p, size, side, token_id=token) for c, token, p, size, side in trades]
+    for name, rows in (("trades", ticks), ("orderbook_snapshots", books)):
+        chosen = getattr(tables, name)
+        send(db, chosen.table, frame(rows).rename(columns=chosen.columns))
+    source = Source(db, tables)
+    price_of_yes = {s: p if token == "yes" else 1 - p for _, token, p, s, _ in trades}
+    for first, mirror in (("no", True), ("yes", False)):
+        if first == "yes":  # p -> 1 - p: what is called yes is the smaller name now
+            for table, column in (("fills", "first"), ("looks", "price")):
+                db.execute(f"UPDATE {table} SET {column} = 'zno' WHERE {column} = 'no'")
+                db.wait(table)
+        rows = source.quoted_trades(START, END, probability=True, infer=True, fold=True).to_pylist()
+        assert {row["token_id"] for row in rows} == {first}
+
+        def total(name: str, rows: list[dict] = rows) -> float:
+            return sum(row[name] for row in rows)
+
+        assert (total("n_quote_rule"), total("n_tick_rule")) == (2, 3)
+        bought, sold = [2.0, 8.0, 32.0, 128.0], [4.0]
+        for sizes, name in ((bought, "sell" if mirror else "buy"), (sold, "buy" if mirror else "sell")):
+            prices = [1 - price_of_yes[s] if mirror else price_of_yes[s] for s in sizes]
+            assert total(f"{name}_volume") == sum(sizes)
+            assert total(f"{name}_notional") == pytest.approx(np.dot(sizes, prices), rel=1e-12)
+        assert total("effective_volume") == sum([4, 8, 16, 32, 64, 128])
+        paid = 4 * 0.01 + 8 * 0 - 16 * 0.01 + 32 * 0.01 - 64 * 0.01 + 128 * 0
+        assert total("effective_spread_volume") == pytest.approx(2 * paid, abs=1e-12)
+
+
+@pytest.mark.parametrize("cheap", ["a", "b"])
+def test_rounding_of_prices_in_the_mirror_is_no_side(db: QuestDB, source: Source, cheap: str) -> None:
+    """1 - 0.999999989 is 11e-9 but for 2e-9 of itself; and one of two tokens is always dear."""
+    dear = "b" if cheap == "a" else "a"
+    looks = [book(at("10:00:00"), "M", 0.999999988, 0.99999999, token_id=dear)]
+    trades = [trade(at(f"10:0{i}:00"), "M", p, 1.0, token_id=cheap) for i, p in ((1, 2e-8), (2, 1.1e-8))]
+    load(db, trades, looks)
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=True, infer=True, fold=True))
+    assert abs((1 - 0.999999989) / 1.1e-8 - 1) > 1e-9
+    assert (row["n_quote_rule"], row["n_tick_rule"]) == (1, 1)
+
+
 # --- how the server compares --------------------------------------------------------------------------------
 
 

@@ -4,8 +4,9 @@ Where reference data say so, and nowhere else, their ticks become one series on 
 before any sum over buckets is formed: two flows in the same bucket add up before they are squared. The second token's
 row is the first one's seen in the mirror, so that both carry the same impact, volatility and volume, to the last bit.
 
-Sides that are not given are inferred before, token by token: a trade is held against its own token's book only. Where
-just the other token has one, the tick rule decides, and the trade is in neither effective spread nor compared sides.
+What ticks say of each other, who the aggressor was and how far from the mid he paid, is asked of the one series too, in
+the server (`Source.quoted_trades`): a trade of no is held against the last mid before it, be that of yes or of no.
+Where a market has ticks of a third token as well, or without a token, each trade is held against its own token's ticks.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def onto_first(table: pa.Table, instruments: pd.DataFrame) -> pa.Table:
     Parameters
     ----------
     table : Table
-        As `Source.trade_buckets`, `quoted_trades` or `book_buckets` give it.
+        As `Source.trade_buckets`, `quoted_trades` or `book_buckets` give it. What that has folded stays as it is.
     instruments : DataFrame
         As `one_series` gives it: folded_with is the second token.
     """

@@ -29,7 +29,7 @@ from tributary_opt.settings import StatisticsRules
 from tributary_opt.storage.frames import canonical, table_digest
 from tributary_opt.storage.market_day_rows import BOOKKEEPING, MarketDayRows, to_frame
 
-STATISTICS_VERSION = 7
+STATISTICS_VERSION = 8
 """Raised when the code below shapes a row differently; every day of the window is then read again."""
 
 CAP_DAYS = 7
@@ -218,7 +218,10 @@ class MarketDays:
         return True
 
     def _seen(self, session: Session | None) -> pd.DataFrame:
-        """Instruments with ticks in a session: how many, and their kind and calendar."""
+        """Instruments with ticks in a session: how many, and their kind and calendar.
+
+        `folds` where the market's ticks are all of the two tokens of one pair.
+        """
         assert session is not None
         trades = _counts(self._source.trade_counts(session.start, session.end), ["n", "n_bad", "n_no_side"])
         books = _counts(self._source.book_counts(session.start, session.end), ["n"])
@@ -228,9 +231,14 @@ class MarketDays:
             if unusable.any():
                 n = int(seen.loc[unusable, ["n", "n_books"]].sum().sum())
                 _LOG.warning("%s, %s: %d rows %s are left out", session.day, session.calendar, n, what)
+        seen["tokens"] = seen.groupby("market_id")["token_id"].transform("size")  # with those that are left out
         seen = seen[~nul & (seen["market_id"] != "")].reset_index(drop=True)
         reference = self._reference.of(seen)
-        return seen.assign(**{name: reference[name] for name in ("kind", "calendar", "folded_with")})
+        seen = seen.assign(**{name: reference[name] for name in ("kind", "calendar", "folded_with")})
+        other = pd.MultiIndex.from_frame(seen[["market_id", "folded_with"]])
+        of_pair = 1 + other.isin(pd.MultiIndex.from_frame(seen[["market_id", "token_id"]]))
+        folds = (seen["folded_with"] != "") & (seen["tokens"] == of_pair)
+        return seen.drop(columns="tokens").assign(folds=folds)
 
     def _volumes_before(self, session: Session, unread: Collection[date]) -> pd.DataFrame:
         """What was traded by instrument in the session, and on each of the days before whose volume bounds its flow.
@@ -315,24 +323,34 @@ class MarketDays:
         """Trades against the mid before them, aggressors inferred where none is given; None where there is nothing.
 
         A join with the book is dear, and the tick rule's windows more so: markets whose trades all name their aggressor
-        are asked about apart, and those among them without a book not at all.
+        are asked about apart, and those among them without a book not at all. Apart again are markets that fold: the
+        server makes one series of all their ticks first. It is not told which tokens make a pair, which would be a long
+        list; so a market with ticks of a third token, or without one, is asked about token by token.
         """
         ids = part["market_id"]
         unsigned = set(ids[part["n_no_side"] > 0])
         signed = set(ids[(part["n"] > 0) & (part["n_books"] > 0)]) - unsigned
+        folding = set(ids[part["folds"]])
+        groups = (
+            (True, True, unsigned & folding),
+            (True, False, unsigned - folding),
+            (False, True, signed & folding),
+            (False, False, signed - folding),
+        )
         found = []
-        for infer, wanted in ((True, unsigned), (False, signed)):
+        for infer, fold, wanted in groups:
             if wanted:
-                of_these = markets if wanted == set(ids) else MarketSlice(tuple(sorted(wanted)))
+                whole = wanted == set(ids)
                 table = self._source.quoted_trades(
                     session.start,
                     session.end,
                     probability=probability,
                     infer=infer,
+                    fold=fold,
                     tick_rule=self._rules.tick_rule,
-                    markets=of_these,
+                    markets=markets if whole else MarketSlice(tuple(sorted(wanted))),
                 )
-                if unsigned and signed:  # a long list of markets is asked for as a range
+                if not whole:  # a long list of markets is asked for as a range
                     mine = pc.is_in(table["market_id"].cast(pa.string()), pa.array(sorted(wanted), pa.string()))
                     table = table.filter(mine)
                 found.append(table)

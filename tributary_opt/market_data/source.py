@@ -221,6 +221,7 @@ class Source:
         *,
         probability: bool,
         infer: bool,
+        fold: bool = False,
         tick_rule: bool = True,
         markets: MarketSlice = ALL_MARKETS,
     ) -> pa.Table:
@@ -236,41 +237,47 @@ class Source:
         a mid that moves by less than a fifth of its half-spread until the trade, at the pace of the mids within
         buckets. `n_quote_rule_fresh` counts the trades of `n_quote_rule` that stand as far from such a mid.
 
-        Two prices are the same when they agree to 1e-9 relative.
+        `fold` makes one series of each market first, that of its smallest token_id: prices p of any other are 1 - p,
+        its buys are sells and its mids in the mirror. It is for markets whose ticks are all of one or two tokens.
+
+        Two prices are the same when they agree to 1e-9 relative. Folded ones to 1e-9, which is as much on either axis:
+        1 - p has the rounding errors of 1, however small it is.
         """
-        c = self._names("trades")
-        p, s = self._number("trades", "price"), self._number("trades", "size")
-        usable = (
-            f"{_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}{self._only('trades', markets)}"
-        )
-        of_trade = f"{c['market_id']} AS market_id, {c['token_id']} AS token_id, {c['side']} AS side"
-        if infer and tick_rule:
-            # Each window function in a level of its own, beside columns under their own names (see `book_buckets`).
-            names = ", ".join(c[name] for name in ("timestamp", "market_id", "token_id", "side"))
-            change = f"{p} / before - 1"
-            own = f"OVER (PARTITION BY {c['market_id']}, {c['token_id']} ORDER BY {c['timestamp']})"
-            trades = (
-                f"raw AS (SELECT {names}, {c['price']}, {c['size']}, lag({p}) {own} AS before "
-                f"FROM {c['']} WHERE {usable}), "
-                f"steps AS (SELECT {names}, {p} AS price, {s} AS size, CASE WHEN {_above_zero(change)} THEN 1 "
-                f"WHEN {_below_zero(change)} THEN -1 END AS step FROM raw), "
-                f"ticks AS (SELECT {names}, price, size, last_value(step) IGNORE NULLS {own} AS tick FROM steps), "
-                f"t AS ((SELECT {c['timestamp']} AS at, {of_trade}, price, size, tick FROM ticks) TIMESTAMP(at))"
-            )
-        else:
-            trades = (
-                f"t AS ((SELECT {c['timestamp']} AS at, {of_trade}, {p} AS price, {s} AS size, NULL::int AS tick "
-                f"FROM {c['']} WHERE {usable}) TIMESTAMP(at))"
-            )
-        b = self._names("orderbook_snapshots")
+        t, b = self._names("trades"), self._names("orderbook_snapshots")
+        price, size = self._number("trades", "price"), self._number("trades", "size")
         bid, ask = self._number("orderbook_snapshots", "best_bid"), self._number("orderbook_snapshots", "best_ask")
-        # TIMESTAMP(at): of a subquery the server often no longer knows by which column it is in order.
+        fills = (
+            f"SELECT {t['timestamp']} AS at, {t['market_id']} AS market_id, {t['token_id']} AS token_id, "
+            f"{t['side']} AS side, {price} AS price, {size} AS size FROM {t['']} "
+            f"WHERE {_within(t['timestamp'], start, end)} AND {_usable(price)} AND {_usable(size)}"
+            f"{self._only('trades', markets)}"
+        )
         looks = (
-            f"looks AS ((SELECT {b['timestamp']} AS at, {b['market_id']} AS market_id, {b['token_id']} AS token_id, "
+            f"SELECT {b['timestamp']} AS at, {b['market_id']} AS market_id, {b['token_id']} AS token_id, "
             f"({bid} + {ask}) / 2 AS mid, ({ask} - {bid}) / 2 AS half FROM {b['']} "
             f"WHERE {_within(b['timestamp'], start, end)} "
-            f"AND {_two_sided(bid, ask, probability)}{self._only('orderbook_snapshots', markets)}) TIMESTAMP(at))"
+            f"AND {_two_sided(bid, ask, probability)}{self._only('orderbook_snapshots', markets)}"
         )
+        # TIMESTAMP(at): of a subquery the server often no longer knows by which column it is in order.
+        apart = f"fills AS (({fills}) TIMESTAMP(at)), looks AS (({looks}) TIMESTAMP(at))"
+        series = _folded(fills, looks) if fold else apart
+
+        def above(price: str, other: str) -> str:
+            return f"{price} - {other}" if fold else f"{price} / {other} - 1"
+
+        names = "at, market_id, token_id, side, price, size"
+        if infer and tick_rule:
+            # Each window function in a level of its own (see `book_buckets`).
+            own, change = "OVER (PARTITION BY market_id, token_id ORDER BY at)", above("price", "before")
+            trades = (
+                f"raw AS (SELECT {names}, lag(price) {own} AS before FROM fills), "
+                f"steps AS (SELECT {names}, CASE WHEN {_above_zero(change)} THEN 1 "
+                f"WHEN {_below_zero(change)} THEN -1 END AS step FROM raw), "
+                f"ticks AS (SELECT {names}, last_value(step) IGNORE NULLS {own} AS tick FROM steps), "
+                f"t AS (ticks TIMESTAMP(at))"
+            )
+        else:
+            trades = f"t AS ((SELECT {names}, NULL::int AS tick FROM fills) TIMESTAMP(at))"
         at = _microseconds("t.at", self._type_of("trades", "timestamp"))
         look_at, stamp = (
             _microseconds(c, self._type_of("orderbook_snapshots", "timestamp")) for c in ("looks.at", "at")
@@ -285,7 +292,7 @@ class Source:
             f"CASE WHEN {moved} <= {_FRESH**2!r} AND abs(t.price - looks.mid) / looks.half >= {_AWAY - 1e-9!r} "
             f"THEN sign(t.price - looks.mid) ELSE 0.0 END"
         )
-        quoted = "t.price / looks.mid - 1"
+        quoted = above("t.price", "looks.mid")
         inferred = (
             f"WHEN {_above_zero(quoted)} THEN 2 WHEN {_below_zero(quoted)} THEN -2 WHEN t.tick > 0 THEN 1 "
             f"WHEN t.tick < 0 THEN -1 "
@@ -297,7 +304,7 @@ class Source:
 
         # The rule is a key of the first sums: the server works it out once a trade, not once in every sum.
         return self._db.query(
-            f"WITH {trades}, {looks}, {paces}, sums AS ("
+            f"WITH {series}, {trades}, {paces}, sums AS ("
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {at}) AS bucket, t.market_id AS market_id, "
             f"t.token_id AS token_id, {rule} AS rule, {beside} AS beside, count() AS n, sum(t.size) AS volume, "
             f"sum(t.size * t.size) AS size_squared, "
@@ -520,6 +527,33 @@ def _identifier(name: str) -> str:
     if not name or '"' in name:
         raise SourceError(f"names of source tables and columns must hold no double quote, got {name!r}")
     return f'"{name}"'
+
+
+def _folded(fills: str, looks: str) -> str:
+    """`fills` and `looks` with each market as one series: that of its first token, the other's rows in the mirror.
+
+    Which is the first is found among the rows themselves, and as text: the two tables may differ in their types.
+    """
+    tokens = " UNION ALL ".join(
+        f"SELECT market_id::varchar AS market_id, token_id::varchar AS token_id "
+        f"FROM (SELECT DISTINCT market_id, token_id FROM {own})"
+        for own in ("own_fills", "own_looks")
+    )
+
+    def mirrored(own: str, columns: str) -> str:
+        return (
+            f"((SELECT at, o.market_id AS market_id, first AS token_id, {columns} "
+            f"FROM {own} o JOIN pairs ON o.market_id = pairs.market_id) TIMESTAMP(at))"
+        )
+
+    side = "CASE WHEN token_id = first THEN side WHEN side = 'buy' THEN 'sell' WHEN side = 'sell' THEN 'buy' END"
+    price, mid = (f"CASE WHEN token_id = first THEN {p} ELSE 1 - {p} END" for p in ("price", "mid"))
+    return (
+        f"own_fills AS ({fills}), own_looks AS ({looks}), "
+        f"pairs AS (SELECT market_id, min(token_id) AS first FROM ({tokens})), "
+        f"fills AS {mirrored('own_fills', f'{side} AS side, {price} AS price, size')}, "
+        f"looks AS {mirrored('own_looks', f'{mid} AS mid, half')}"
+    )
 
 
 def _usable(column: str) -> str:
