@@ -2,7 +2,8 @@
 
     python benchmarks/calibration_recorded.py FOLDER     the recorded data; us_equity_2013 is read
 
-pandas makes the buckets from the Parquet files, as reference/tape_evidence.md defines them; no database. For each cap
+pandas makes the buckets from the Parquet files, as reference/tape_evidence.md defines them, flow from look to look; no
+database. For each cap
 (percent of the volume of a day, from the days before; 0 is none): one day left out, the mean squared error of
 5-minute moves over that of a zero model, for every market and day and pooled in units of each market; and the response
 of 5 minutes against those of 30 and 60. The rule's permanent impact stands beside both.
@@ -52,7 +53,15 @@ def buckets(folder: Path) -> dict[str, dict[str, np.ndarray]]:
         size, price = quoted["size"].to_numpy(), quoted["price"].to_numpy()
         mid = np.full(n_days * BUCKETS, np.nan)
         mid[book["day"] * BUCKETS + book["bucket"]] = book["mid"]  # the last of each bucket stays
-        of_side = {name: np.where(sign == s, size, 0.0) for name, s in (("buys", 1), ("sells", -1))}
+        # The last look of each bucket too: what came after it counts for the next move.
+        looks = pd.Series(book["timestamp"].to_numpy(), index=(book["day"] * BUCKETS + book["bucket"]).to_numpy())
+        end = looks.groupby(level=0).last().reindex(cell).to_numpy()
+        late = ~(quoted["timestamp"].to_numpy() <= end)
+        of_side = {
+            f"{when}{name}": np.where((sign == s) & counts, size, 0.0)
+            for when, counts in (("", True), ("late_", late))
+            for name, s in (("buys", 1), ("sells", -1))
+        }
         out[str(market)] = {
             "mid": mid.reshape(n_days, BUCKETS),
             "volume": total(size).sum(axis=1),
@@ -79,9 +88,10 @@ def market_days(of: dict[str, dict[str, np.ndarray]], cap_pct: float) -> pd.Data
     for market, b in of.items():
         before = pd.Series(b["volume"]).expanding().mean().shift().to_numpy()
         cap = before * cap_pct / 100 if cap_pct else np.full(len(before), np.nan)
+        buys, sells, *late = ((b[name], b[f"{name}_notional"]) for name in ("buys", "sells", "late_buys", "late_sells"))
         columns = impact_columns(
             lambda minutes: np.flatnonzero(np.diff((9 * 60 + 35 + 5 * np.arange(BUCKETS)) // minutes, prepend=-1)),
-            b["mid"], (b["buys"], b["buys_notional"]), (b["sells"], b["sells_notional"]), cap, np.full(len(cap), True),
+            b["mid"], buys, sells, cap, np.full(len(cap), True), (late[0], late[1]),
         )  # fmt: skip
         frame = pd.DataFrame(columns).assign(market_id=market, token_id=market, session_start=start)
         rows.append(frame.assign(day=np.arange(len(frame)), session_end=start + pd.Timedelta(minutes=380)))

@@ -306,7 +306,7 @@ _IMPACT = (
         for minutes in IMPACT_BUCKETS
         for column in (
             _int(f"impact_{minutes}m_pairs", f"pairs of adjacent {minutes}-minute buckets both with a mid"),
-            _int(f"impact_{minutes}m_signed", "of them with signed flow in the second"),
+            _int(f"impact_{minutes}m_signed", "of them with signed flow"),
             _int(
                 f"impact_{minutes}m_blocks",
                 f"{IMPACT_BLOCK_MINUTES // 60}-hour clock blocks with signed flow in such a pair",
@@ -315,11 +315,11 @@ _IMPACT = (
                 f"impact_{minutes}m",
                 "DOUBLE[]",
                 "contracts^i price^j",
-                f"sums over those pairs, in the order {', '.join(IMPACT_SUMS)}: q is the second's signed flow within "
-                "flow_cap, r the move of the last mid, x is |q|, y = sign(q) (average price of the trades of that sign "
-                "- mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are products of the sums of one "
-                f"block, summed over the blocks; {IMPACT_UNCAPPED} is q times the flow without flow_cap; null: no "
-                "trade has a sign",
+                f"sums over those pairs, in the order {', '.join(IMPACT_SUMS)}: r is the move of the last mid, q the "
+                "signed flow between the two looks within flow_cap, x is |q|, y = sign(q) (average price of the "
+                "trades of that sign - mid before); rqD is sign(q) r |q|^(D/10), xD is |q|^(D/10); block_* are "
+                f"products of the sums of one block, summed over the blocks; {IMPACT_UNCAPPED} is q times the flow "
+                "without flow_cap; null: no trade has a sign",
             ),
         )
     ),

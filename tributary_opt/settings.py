@@ -171,6 +171,11 @@ class StatisticsRules(_Choice):
         description="A trade without an aggressor, at the mid or before any book: signed by the last change of price; "
         "off leaves it unsigned",
     )
+    flow_between_mids: bool = Field(
+        True,
+        description="A move of the mid is held against the trades between its two looks at the book; off: against "
+        "those of the clock's interval, of which looks minutes apart miss a part",
+    )
     flow_cap_pct_adv: float = Field(
         0.5,
         ge=0,

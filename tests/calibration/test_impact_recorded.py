@@ -50,16 +50,14 @@ def rows_of(db: QuestDB, recorded_data: Path) -> Callable[[StatisticsRules], pd.
     return read
 
 
-def rules(flow_cap_pct_adv: float) -> StatisticsRules:
-    return StatisticsRules(
-        skip_open_minutes=5, skip_close_minutes=5, tick_rule=False, flow_cap_pct_adv=flow_cap_pct_adv
-    )
+def rules(**chosen: float) -> StatisticsRules:
+    return StatisticsRules(skip_open_minutes=5, skip_close_minutes=5, tick_rule=False, **chosen)
 
 
 def test_tape_evidence_is_reproduced_from_the_server_and_predicts_other_days_and_lengths(
     rows_of: Callable[[StatisticsRules], pd.DataFrame],
 ) -> None:
-    uncapped = rows_of(rules(0.0))
+    uncapped = rows_of(rules(flow_cap_pct_adv=0.0, flow_between_mids=False))  # as the reference defines flow
     assert uncapped["flow_cap"].isna().all()
     everything = impact_evidence(uncapped)
     assert everything.market_id.tolist() == list(MARKETS)
@@ -70,7 +68,7 @@ def test_tape_evidence_is_reproduced_from_the_server_and_predicts_other_days_and
         np.testing.assert_allclose(everything.direct_eta[i, :3], DIRECT_ETA[market], rtol=0.02)
         assert (everything.cluster[i] == "block").all()  # five days are too few to be clusters
 
-    capped = rows_of(rules(StatisticsRules().flow_cap_pct_adv))
+    capped = rows_of(rules())
     assert (
         capped.groupby("market_id")["flow_cap"]
         .apply(lambda c: c.isna().tolist())

@@ -275,21 +275,22 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
     if not t["side"].isin(["buy", "sell"]).any():
         return {"flow_squared": 0.0} | {k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()}
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
-    net = signed.groupby(t["timestamp"].dt.floor("5min")).sum()
     out: dict[str, Any] = {}
     for minutes in IMPACT_MINUTES:
         length = f"{minutes}min"
         grid = pd.date_range(start.floor(length), end - pd.Timedelta(1, "us"), freq=length)
-        clock = t["timestamp"].dt.floor(length)
-        flow = net.groupby(net.index.floor(length)).sum().reindex(grid, fill_value=0.0)
-        flow[flow.abs() <= 1e-12 * t["size"].groupby(clock).sum().reindex(grid, fill_value=0.0)] = 0.0
+        # Each trade belongs to the first interval whose last look is not before it.
+        stamps = pd.DatetimeIndex(mids.index)
+        looks = pd.Series(stamps, stamps.floor(length)).groupby(level=0).last() if len(mids) else pd.Series(stamps)
+        of = pd.DatetimeIndex([*looks.index, pd.NaT])[pd.Index(looks).searchsorted(t["timestamp"])]
+        flow = signed.groupby(of).sum().reindex(grid, fill_value=0.0)
+        flow[flow.abs() <= 1e-12 * t["size"].groupby(of).sum().reindex(grid, fill_value=0.0)] = 0.0
         most = cap * (minutes / 5) ** 0.5
         q = flow if np.isnan(cap) else flow.clip(-most, most)
         last = mids.groupby(mids.index.floor(length)).last().reindex(grid) if len(mids) else pd.Series(np.nan, grid)
         before, y = last.shift(), pd.Series(0.0, grid)
         for side, sign in (("buy", 1), ("sell", -1)):
-            ours = t[t["side"] == side]
-            by = ours["timestamp"].dt.floor(length)
+            ours, by = t[t["side"] == side], of[(t["side"] == side).to_numpy()]
             price = (ours["price"] * ours["size"]).groupby(by).sum() / ours["size"].groupby(by).sum()
             y = y.where(np.sign(q) != sign, sign * (price.reindex(grid) - before))
         used = (last - before).notna()

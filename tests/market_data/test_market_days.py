@@ -26,6 +26,7 @@ from tick_tables import (
 from two_days import MONDAY, TUESDAY, at, two_days
 
 from tributary_opt import schema
+from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.market_days import window_digest
 from tributary_opt.market_data.source import Source
@@ -230,6 +231,69 @@ def test_response_sums_follow_their_definition(db: QuestDB) -> None:
     assert sums["x8"] == pytest.approx(2**0.8 + 1)
     assert [sums[name] for name in ("blocks", *schema.IMPACT_BLOCK)] == [1, 0.0, 0.0, 25.0]
     assert row["impact_15m_pairs"] == 0  # one 15-minute bucket alone has nothing beside it
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_flow_of_a_move_is_that_between_its_two_looks(db: QuestDB, between: bool) -> None:
+    load(
+        db,
+        [
+            trade(at(MONDAY, "10:01:00"), "M", 10.0, 1.0, "buy"),
+            trade(at(MONDAY, "10:03:00"), "M", 10.5, 2.0, "buy"),  # after the bucket's last look
+            trade(at(MONDAY, "10:06:00"), "M", 11.0, 4.0, "buy"),
+            trade(at(MONDAY, "10:08:00"), "M", 9.0, 8.0, "sell"),  # likewise
+            trade(at(MONDAY, "10:11:00"), "M", 12.0, 16.0, "buy"),
+            trade(at(MONDAY, "10:14:00"), "M", 12.0, 32.0, "buy"),
+            trade(at(MONDAY, "10:17:00"), "M", 12.0, 64.0, "buy"),  # in a bucket without a look
+            trade(at(MONDAY, "10:21:00"), "M", 13.0, 128.0, "buy"),
+        ],
+        [book(at(MONDAY, f"10:{m:02d}:00"), "M", p - 1, p + 1) for m, p in ((2, 10), (7, 11), (12, 13), (22, 17))],
+    )
+    rules = StatisticsRules(flow_between_mids=between)
+    (row,) = market_days(db, rules=rules).read(MONDAY).to_dict("records")
+
+    def sums(minutes: int) -> list[float]:
+        of = dict(zip(schema.IMPACT_SUMS, row[f"impact_{minutes}m"], strict=True))
+        return [of[name] for name in ("q", "r", "qr", "y", "xy")]
+
+    if between:
+        # Bought 6 for (2 * 10.5 + 4 * 11) / 6 after a mid of 10, bought 8 net after 11.
+        pairs = [(6.0, 1.0, (2 * 10.5 + 4 * 11.0) / 6 - 10.0), (8.0, 2.0, 12.0 - 11.0)]
+        quarters = (32.0 + 64.0 + 128.0, 4.0, (96 * 12.0 + 128 * 13.0) / 224 - 13.0)
+    else:
+        pairs = [(-4.0, 1.0, 10.0 - 9.0), (48.0, 2.0, 12.0 - 11.0)]
+        quarters = (64.0 + 128.0, 4.0, (64 * 12.0 + 128 * 13.0) / 192 - 13.0)
+    for minutes, of in ((5, pairs), (15, [quarters])):
+        q, r, y = (np.array(v) for v in zip(*of, strict=True))
+        expected = [q.sum(), r.sum(), (q * r).sum(), y.sum(), (np.abs(q) * y).sum()]
+        np.testing.assert_allclose(sums(minutes), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("minutes_apart", [2.0, 4.5])
+def test_response_is_what_moves_the_mid_however_far_apart_the_looks_are(db: QuestDB, minutes_apart: float) -> None:
+    """By the clock's intervals a part of the flow is missing, and the slope with it."""
+    rng = np.random.default_rng(5)
+    seconds = np.sort(rng.uniform(0, 86_400, 3_000)).round(3)
+    signed = rng.choice([-1.0, 1.0], 3_000) * rng.lognormal(0.0, 0.5, 3_000)
+    looked = np.arange(30.0, 86_400, 60 * minutes_apart)
+    flow = np.append(0.0, np.cumsum(signed))[np.searchsorted(seconds, looked)]
+    mid = 100 + 0.01 * flow + 0.002 * rng.standard_normal(len(looked))
+    start = pd.Timestamp(MONDAY, tz="UTC")
+    trades = [
+        trade((start + pd.Timedelta(seconds=s)).isoformat(), "M", 100.0, abs(q), "buy" if q > 0 else "sell")
+        for s, q in zip(seconds, signed, strict=True)
+    ]
+    looks = [
+        book((start + pd.Timedelta(seconds=s)).isoformat(), "M", m - 0.1, m + 0.1)
+        for s, m in zip(looked, mid, strict=True)
+    ]
+    load(db, trades, looks)
+    between, clock = (
+        impact_evidence(market_days(db, rules=StatisticsRules(flow_between_mids=chosen)).read(MONDAY)).slope[0, :2]
+        for chosen in (True, False)
+    )
+    np.testing.assert_allclose(between, 0.01, rtol=0.01)
+    assert clock[0] < (0.9 if minutes_apart == 2.0 else 0.75) * 0.01
 
 
 def test_ask_of_one_is_missing_for_a_probability_and_a_price_otherwise(db: QuestDB) -> None:

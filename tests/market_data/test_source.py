@@ -174,6 +174,31 @@ def test_given_sides_are_held_against_mids_that_cannot_have_moved_far(
     assert [sum(row[n] for row in rows) for n in names] == [4, 2, 39.0, 1 + 4 + 16 + 32.0**2, 34.0, 0, 0]
 
 
+@pytest.mark.parametrize(("of_trades", "of_books"), [(US, US), (US, NS), (NS, US)])
+def test_late_trades_are_those_after_the_last_two_sided_look_of_their_bucket(
+    db: QuestDB, source: Source, of_trades: str, of_books: str
+) -> None:
+    for table, kind in (("trades", of_trades), ("orderbook_snapshots", of_books)):
+        db.execute(schema.SOURCE_TABLES[table].ddl().replace(" TIMESTAMP,", f" {kind},"))
+    looks = [("10:01:00", 9.0), ("10:03:00", 9.0), ("10:04:00", None)]
+    send(db, "orderbook_snapshots", [book(at(c), "M", bid, 11.0) for c, bid in looks])
+    trades = [
+        ("10:00:30", 11.0, 1.0, "buy"),  # before any look: the first one is still to come
+        ("10:03:00", 11.0, 2.0, "buy"),  # of the look's own stamp, which is not before it
+        ("10:03:00.000001", 11.0, 4.0, "buy"),
+        ("10:03:30", 9.0, 8.0, None),  # inferred
+        ("10:04:30", 10.0, 16.0, "sell"),  # one-sided looks have no mid
+        ("10:06:00", 11.0, 32.0, "buy"),  # no look in this bucket
+    ]
+    send(db, "trades", [trade(at(c), "M", p, s, side) for c, p, s, side in trades])
+    names = ("late_buy_volume", "late_sell_volume", "late_buy_notional", "late_sell_notional")
+    first, second = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert [first[name] for name in names] == [4.0, 24.0, 44.0, 8 * 9.0 + 16 * 10.0]
+    assert [second[name] for name in names] == [32.0, 0.0, 352.0, 0.0]
+    first, _ = by_bucket(source.quoted_trades(START, END, probability=False, infer=False))
+    assert first["late_sell_volume"] == 16.0
+
+
 def test_without_two_looks_in_a_bucket_no_mid_is_known_to_be_fresh(db: QuestDB, source: Source) -> None:
     load(db, [trade(at("10:00:01"), "M", 11.0, 1.0, "sell")], [book(at("10:00:00"), "M", 9.0, 11.0)])
     (row,) = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))

@@ -26,6 +26,8 @@ def summarise(
     books: pa.Table,
     quoted: pa.Table | None = None,
     walks: pa.Table | None = None,
+    *,
+    flow_between_mids: bool = True,
 ) -> pd.DataFrame:
     """Market-day rows of one session from its 5-minute buckets.
 
@@ -38,6 +40,9 @@ def summarise(
     quoted : Table as `Source.quoted_trades` gives it: what the aggressors that were not given seem to have been. Its
         volumes and counts by side come on top of those of `trades`. None: sides as given only.
     walks : Table as `Source.walks` gives it. None: no order was walked through the books
+    flow_between_mids : bool
+        Whether the flow of a move of the mid is that from look to look, or that of the clock's interval. The first
+        takes `quoted`
 
     Returns
     -------
@@ -69,7 +74,8 @@ def summarise(
         **_book_columns(book),
         **_walk_columns(_Buckets(NO_WALKS if walks is None else walks, places, grid)),
     }
-    columns |= _impact_columns(trade, book, seen["flow_cap"].to_numpy(dtype=float))
+    late = flow_between_mids and quoted is not None
+    columns |= _impact_columns(trade, book, seen["flow_cap"].to_numpy(dtype=float), late=late)
     return pd.DataFrame(columns)
 
 
@@ -305,15 +311,16 @@ def _walk_columns(walk: _Buckets) -> dict[str, object]:
     return counts | {name: walk.sum(walk[name]) for name in ("walk_size", "walk_cost", "walk_half_spread")}
 
 
-def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray) -> dict[str, object]:
+def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray, *, late: bool) -> dict[str, object]:
     quoted = book.where(book["n_two_sided"] > 0)
-    buys, sells = (
+    buys, sells, late_buys, late_sells = (
         (trade.dense(trade[f"{side}_volume"], 0.0), trade.dense(trade[f"{side}_notional"], 0.0))
-        for side in ("buy", "sell")
+        for side in ("buy", "sell", "late_buy", "late_sell")
     )
     signed = trade.sum(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]) > 0
     mid = quoted.dense(quoted["last_mid"], np.nan)
-    return {"flow_cap": cap, **impact_columns(trade.grid.groups, mid, buys, sells, cap, signed)}
+    after = (late_buys, late_sells) if late else None
+    return {"flow_cap": cap, **impact_columns(trade.grid.groups, mid, buys, sells, cap, signed, after)}
 
 
 def _instrument_codes(table: pa.Table, places: pd.MultiIndex) -> np.ndarray:

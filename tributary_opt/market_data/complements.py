@@ -101,12 +101,13 @@ def both_tokens(rows: pd.DataFrame, instruments: pd.DataFrame) -> pd.DataFrame:
 def _mirrored(rows: pd.DataFrame) -> pd.DataFrame:
     """Buckets of a second token as its first would have had them."""
     out = rows.copy()
-    for name, other in (("buy_volume", "sell_volume"), ("n_bid", "n_ask")):
+    for name, other in (("buy_volume", "sell_volume"), ("late_buy_volume", "late_sell_volume"), ("n_bid", "n_ask")):
         if name in rows:
             out[name], out[other] = rows[other], rows[name]
-    if "buy_notional" in rows:
-        out["buy_notional"] = rows["sell_volume"] - rows["sell_notional"]
-        out["sell_notional"] = rows["buy_volume"] - rows["buy_notional"]
+    for when in ("", "late_"):
+        if f"{when}buy_notional" in rows:
+            out[f"{when}buy_notional"] = rows[f"{when}sell_volume"] - rows[f"{when}sell_notional"]
+            out[f"{when}sell_notional"] = rows[f"{when}buy_volume"] - rows[f"{when}buy_notional"]
     if "notional" in rows:
         out["notional"] = rows["volume"] - rows["notional"]
         out["high"], out["low"] = 1.0 - rows["low"], 1.0 - rows["high"]

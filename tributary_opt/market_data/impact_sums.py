@@ -17,15 +17,17 @@ from tributary_opt import schema
 from tributary_opt.market_data.cells import rows_where
 
 _Floats = NDArray[np.float64]
+_Side = tuple[_Floats, _Floats]  # volume and notional of each bucket
 
 
 def impact_columns(
     groups: Callable[[int], NDArray[np.int64]],
     mid: _Floats,
-    buys: tuple[_Floats, _Floats],
-    sells: tuple[_Floats, _Floats],
+    buys: _Side,
+    sells: _Side,
     cap: _Floats,
     signed: NDArray[np.bool_],
+    late: tuple[_Side, _Side] | None = None,
 ) -> dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats]:
     """The `impact_*` columns of one session, arrays and counts, and `flow_squared`.
 
@@ -41,20 +43,27 @@ def impact_columns(
         length; NaN where there is none. [contracts]
     signed : ndarray, shape (markets,)
         Whether any trade has a side: without one the array is None and the counts are 0.
+    late : (buys, sells) likewise, optional
+        What of `buys` and `sells` came after the mid of its bucket: it moves the next mid, and counts there, as does
+        what came in buckets without one. None: every trade counts in its own bucket.
     """
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
     columns: dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats] = {}
     for minutes in schema.IMPACT_BUCKETS:
         first = groups(minutes)
-        flow = np.add.reduceat(buys[0] - sells[0], first, axis=1)
-        # The server adds doubles in an order of its own: what is left of balanced flow is no flow, and has no sign.
-        flow[np.abs(flow) <= 1e-12 * np.add.reduceat(buys[0] + sells[0], first, axis=1)] = 0.0
-        longest = bound * math.sqrt(minutes / schema.IMPACT_BUCKETS[0])
-        q = np.clip(flow, -longest, longest)
         newest = np.maximum.reduceat(np.where(np.isfinite(mid), np.arange(mid.shape[1]), -1), first, axis=1)
         last = np.where(newest >= 0, np.take_along_axis(mid, np.maximum(newest, 0), axis=1), np.nan)
-        buy, sell = (_average(*(np.add.reduceat(v, first, axis=1) for v in side)) for side in (buys, sells))
+        bought, sold = (
+            _between_mids(side, after, first, newest)
+            for side, after in zip((buys, sells), late or (None, None), strict=True)
+        )
+        flow = bought[0] - sold[0]
+        # The server adds doubles in an order of its own: what is left of balanced flow is no flow, and has no sign.
+        flow[np.abs(flow) <= 1e-12 * (bought[0] + sold[0])] = 0.0
+        longest = bound * math.sqrt(minutes / schema.IMPACT_BUCKETS[0])
+        q = np.clip(flow, -longest, longest)
+        buy, sell = _average(*bought), _average(*sold)
 
         r = np.diff(last, axis=1)
         used = np.isfinite(r)
@@ -71,6 +80,26 @@ def impact_columns(
         arrays = np.stack([sums[name] for name in schema.IMPACT_SUMS], axis=1)
         columns[f"impact_{minutes}m"] = rows_where(signed, arrays)
     return columns
+
+
+def _between_mids(side: _Side, late: _Side | None, first: NDArray[np.int64], newest: NDArray[np.int64]) -> _Side:
+    """Volume and notional by interval, from the mid before it to its own; by the clock where `late` is None."""
+    volume, notional = side
+    if late is None:
+        return np.add.reduceat(volume, first, axis=1), np.add.reduceat(notional, first, axis=1)
+    place = np.arange(volume.shape[1])
+    end = np.repeat(newest, np.diff(first, append=len(place)), axis=1)  # bucket of the interval's mid, -1 without one
+    # Sums of the same trades in another order may differ: what is left of a bucket that is late as a whole is nothing.
+    whole = (place > end) | ((place == end) & (late[0] >= (1 - 1e-12) * volume))
+    part = (place == end) & ~whole
+
+    def between(of: _Floats, of_late: _Floats) -> _Floats:
+        after = np.where(whole, of, np.where(part, of_late, 0.0))
+        out = np.add.reduceat(of - after, first, axis=1)
+        out[:, 1:] += np.add.reduceat(after, first, axis=1)[:, :-1]
+        return np.asarray(out)
+
+    return between(volume, late[0]), between(notional, late[1])
 
 
 def _average(volume: _Floats, notional: _Floats) -> _Floats:

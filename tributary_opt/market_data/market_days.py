@@ -309,7 +309,8 @@ class MarketDays:
                     None if t is None else complements.onto_first(t, part)
                     for t in (trade_buckets, book_buckets, quoted, walks)
                 )
-                rows = complements.both_tokens(summarise(session, part, *tables), part)
+                rows = summarise(session, part, *tables, flow_between_mids=self._rules.flow_between_mids)
+                rows = complements.both_tokens(rows, part)
                 yield rows.assign(
                     kind=kind,
                     statistics_version=STATISTICS_VERSION,

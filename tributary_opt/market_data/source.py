@@ -236,6 +236,8 @@ class Source:
         half-spread or more away from a fresh mid: all of them, and those on the other side of it than given. Fresh is
         a mid that moves by less than a fifth of its half-spread until the trade, at the pace of the mids within
         buckets. `n_quote_rule_fresh` counts the trades of `n_quote_rule` that stand as far from such a mid.
+        `late_*` are of all signed trades after the last two-sided look of their bucket, or in a bucket without one:
+        volume and notional of buys and sells. The move of the mid that they belong to is the next bucket's.
 
         `fold` makes one series of each market first, that of its smallest token_id: prices p of any other are 1 - p,
         its buys are sells and its mids in the mirror. It is for markets whose ticks are all of one or two tokens.
@@ -266,6 +268,8 @@ class Source:
             return f"{price} - {other}" if fold else f"{price} / {other} - 1"
 
         names = "at, market_id, token_id, side, price, size"
+        of_trade = _microseconds("at", self._type_of("trades", "timestamp"))
+        timed = f"{names}, timestamp_floor('{BUCKET_MINUTES}m', {of_trade}) AS bucket"
         if infer and tick_rule:
             # Each window function in a level of its own (see `book_buckets`).
             own, change = "OVER (PARTITION BY market_id, token_id ORDER BY at)", above("price", "before")
@@ -274,19 +278,21 @@ class Source:
                 f"steps AS (SELECT {names}, CASE WHEN {_above_zero(change)} THEN 1 "
                 f"WHEN {_below_zero(change)} THEN -1 END AS step FROM raw), "
                 f"ticks AS (SELECT {names}, last_value(step) IGNORE NULLS {own} AS tick FROM steps), "
-                f"t AS (ticks TIMESTAMP(at))"
+                f"t AS ((SELECT {timed}, tick FROM ticks) TIMESTAMP(at))"
             )
         else:
-            trades = f"t AS ((SELECT {names}, NULL::int AS tick FROM fills) TIMESTAMP(at))"
+            trades = f"t AS ((SELECT {timed}, NULL::int AS tick FROM fills) TIMESTAMP(at))"
         at = _microseconds("t.at", self._type_of("trades", "timestamp"))
         look_at, stamp = (
             _microseconds(c, self._type_of("orderbook_snapshots", "timestamp")) for c in ("looks.at", "at")
         )
         paces = (
             f"paths AS (SELECT timestamp_floor('{BUCKET_MINUTES}m', {stamp}) AS bucket, market_id, token_id, "
-            f"last(mid) - first(mid) AS move, datediff('u', min({stamp}), max({stamp})) AS took FROM looks), "
+            f"last(mid) - first(mid) AS move, max({stamp}) AS last_look, "
+            f"datediff('u', min({stamp}), max({stamp})) AS took FROM looks), "
             f"paces AS (SELECT market_id, token_id, sum(move * move) / sum(took) AS pace FROM paths)"
         )
+        late = f"CASE WHEN paths.last_look >= {at} THEN 0 ELSE 1 END"
         moved = f"paces.pace * datediff('u', {look_at}, {at}) / (looks.half * looks.half)"
         beside = (
             f"CASE WHEN {moved} <= {_FRESH**2!r} AND abs(t.price - looks.mid) / looks.half >= {_AWAY - 1e-9!r} "
@@ -305,17 +311,23 @@ class Source:
         # The rule is a key of the first sums: the server works it out once a trade, not once in every sum.
         return self._db.query(
             f"WITH {series}, {trades}, {paces}, sums AS ("
-            f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {at}) AS bucket, t.market_id AS market_id, "
-            f"t.token_id AS token_id, {rule} AS rule, {beside} AS beside, count() AS n, sum(t.size) AS volume, "
+            f"SELECT t.bucket AS bucket, t.market_id AS market_id, t.token_id AS token_id, {rule} AS rule, "
+            f"{beside} AS beside, {late} AS late, count() AS n, sum(t.size) AS volume, "
             f"sum(t.size * t.size) AS size_squared, "
             f"sum(t.price * t.size) AS notional, "
             f"sum(CASE WHEN looks.mid IS NOT NULL THEN t.size ELSE 0.0 END) AS quoted, "
             f"sum((t.price - looks.mid) * t.size) AS above "
             f"FROM t LT JOIN looks ON t.market_id = looks.market_id AND t.token_id = looks.token_id "
-            f"LEFT JOIN paces ON t.market_id = paces.market_id AND t.token_id = paces.token_id) "
+            f"LEFT JOIN paces ON t.market_id = paces.market_id AND t.token_id = paces.token_id "
+            f"LEFT JOIN paths ON t.market_id = paths.market_id AND t.token_id = paths.token_id "
+            f"AND t.bucket = paths.bucket) "
             f"SELECT bucket, market_id, token_id, "
             f"{total('volume', 1, 2)} AS buy_volume, {total('volume', -1, -2)} AS sell_volume, "
             f"{total('notional', 1, 2)} AS buy_notional, {total('notional', -1, -2)} AS sell_notional, "
+            f"{total('late * volume', 1, 2, 3)} AS late_buy_volume, "
+            f"{total('late * volume', -1, -2, -3)} AS late_sell_volume, "
+            f"{total('late * notional', 1, 2, 3)} AS late_buy_notional, "
+            f"{total('late * notional', -1, -2, -3)} AS late_sell_notional, "
             f"sum(CASE WHEN abs(rule) = 2 THEN n ELSE 0L END) AS n_quote_rule, "
             f"sum(CASE WHEN abs(rule) = 1 THEN n ELSE 0L END) AS n_tick_rule, "
             f"sum(CASE WHEN rule <> 0 THEN quoted ELSE 0.0 END) AS effective_volume, "
