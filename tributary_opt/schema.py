@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Raised when a published table changes; stands in the pointer row and in every Parquet file."""
 
 MAX_STEPS: Final = 1_000
@@ -575,6 +575,20 @@ PARAMETERS: Final = Table(
             "response_reason",
             "why this tape shows no response: no_signed_flow | one_sided_flow | too_few_buckets | constant_flow | "
             "no_move | exact_fit | too_few_clusters | sides_doubtful; null where it does",
+        ),
+        _double(
+            "response_exponent",
+            "-",
+            "d of r = P sign(q) |q|^d through the same buckets, from 0.3 to 1; of aggressors as given and flow within "
+            "flow_cap; null without a response",
+        ),
+        _double("response_exponent_se", "-", "its standard error; null where it lies on a bound"),
+        _double("response_prefactor", "price/contract^d", "P, likewise"),
+        _double("response_prefactor_se", "price/contract^d", "its standard error"),
+        _symbol(
+            "response_exponent_reason",
+            "why there is no exponent, or how far it is one: no_response (of no bend anything is known) | "
+            "exponent_at_bound | as of response_reason; null where it is inside",
         ),
         _double("response_units", "-", "response with the peers', in units of sigma/V; median"),
         _double("response_log_sd", "-", "standard deviation of its logarithm"),

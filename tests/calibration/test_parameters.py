@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from evidence_made import evidence
+from impact_tape import draw, frame, market_day
 from scipy import stats
 from test_rule import END, SOUND
 
 from tributary_opt.calibration.drift import with_drift
+from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.calibration.parameters import Measured, calibrate, together
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.markets import ReferenceData
@@ -272,6 +274,24 @@ def test_each_bucket_lengths_response_stands_in_the_row_with_its_error() -> None
         np.testing.assert_allclose(rows[f"response_{minutes}m"], slopes[:, at], rtol=1e-12)
         np.testing.assert_array_equal(rows["response"], rows[f"response_{minutes}m"])
         np.testing.assert_array_equal(rows["response_se"], rows[f"response_{minutes}m_se"])
+
+
+def test_power_law_of_the_response_stands_in_the_row_or_the_reason_why_there_is_none() -> None:
+    rng = np.random.default_rng(3)
+    made = {"bent": draw(rng, 2_000, exponent=0.6, slope=1e-3, noise=1e-3)}
+    made |= {"silent": dataclasses.replace(made["bent"], q=np.zeros(2_000)), "steep": draw(rng, 2_000, exponent=1.3)}
+    impact = impact_evidence(frame([market_day(0, made[name], name) for name in sorted(made)]))
+    of = panel(n=3)
+    rows = calibrate(dataclasses.replace(of, impact=impact), CalibrationRules(response_minutes=15)).set_index(
+        pd.Index(sorted(made))
+    )
+    bent = rows.loc["bent"]
+    assert bent["response_exponent"] == pytest.approx(0.6, abs=4 * bent["response_exponent_se"])
+    assert bent["response_prefactor"] == pytest.approx(1e-3, abs=4 * bent["response_prefactor_se"])
+    assert 0 < bent["response_exponent_se"] < 0.02
+    assert (rows["response_exponent_reason"].fillna("") == ["", "no_signed_flow", "exponent_at_bound"]).all()
+    assert pd.isna(rows.loc["silent", "response_exponent"])
+    assert (rows.loc["steep", "response_exponent"], pd.isna(rows.loc["steep", "response_exponent_se"])) == (1.0, True)
 
 
 @pytest.mark.parametrize("source", ["effective", "edge", "roll"])

@@ -135,7 +135,9 @@ def test_sides_that_the_quotes_turn_around_give_no_response_and_the_row_says_why
     turned = row(sides_contradicted=0.98)
     assert turned["sign_accuracy"] < 0.1
     assert np.isnan(turned["response"])
-    assert (turned["response_reason"], turned["direct_reason"]) == ("sides_doubtful", "sides_doubtful")
+    reasons = [turned[f"{name}_reason"] for name in ("response", "response_exponent", "direct")]
+    assert reasons == ["sides_doubtful"] * 3
+    assert turned[["response_exponent", "response_prefactor"]].isna().all()
     assert turned["strength"] == "prior"
 
 

@@ -222,13 +222,18 @@ def calibrate(
     out["sign_accuracy"], out["sign_accuracy_se"] = sides.accuracy, sides.se
     for length, by in responses.items():
         out[f"response_{length}m"], out[f"response_{length}m_se"] = shown(by.estimate * unit), shown(by.se * unit)
+    length, doubtful = schema.IMPACT_BUCKETS.index(rules.response_minutes), response.reason == DOUBTFUL
+    for name in ("exponent", "exponent_se", "prefactor", "prefactor_se"):
+        out[f"response_{name}"] = shown(np.where(doubtful, np.nan, getattr(measured.impact, name)[:, length]))
+    bend = either(doubtful, DOUBTFUL, measured.impact.power_reason[:, length])
     out["response_units"], out["response_log_sd"] = shown(felt.value), shown(felt.log_sd)
     out["response_relative"] = shown(np.exp(relative))
     out["response_own"] = shown(felt.own)
     out["direct_eta"], out["direct_eta_se"] = shown(direct.estimate * unit), shown(direct.se * unit)
     out["direct_minutes"] = minutes
-    for name, reason in (("response_reason", response.reason), ("direct_reason", direct.reason)):
-        out[name] = either(ok & (reason != ""), reason, None)
+    why_none = {"response": response.reason, "response_exponent": bend, "direct": direct.reason}
+    for name, reason in why_none.items():
+        out[f"{name}_reason"] = either(ok & (reason != ""), reason, None)
 
     kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, of_method(open_["law"][0], open_[method][0]))
     out["log_kappa_sd"] = shown(kappa_sd)
