@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import date
+from datetime import date, timedelta
 from functools import cache, partial
 from typing import Any
 
@@ -402,6 +402,25 @@ def test_shortened_schedule_is_that_of_the_shorter_horizon() -> None:
     cut = precompute(parameters({**row, "resolution_time": "2024-03-06T07:00Z"}, market("N")), Grid(), AS_OF)
     short = precompute(parameters(row), Grid(horizons=(0.25,)), AS_OF)
     assert_same_rows(cut[cut["market_id"] == "M"].reset_index(drop=True), short, but=["horizon_asked"])
+
+
+def test_schedule_of_several_days_goes_by_each_days_own_hours() -> None:
+    """VWAP's slices are the shares: of the weekdays' profiles where they are used, else the same every day."""
+    rng = np.random.default_rng(11)
+    week = rng.exponential(size=168)
+    first = AS_OF + timedelta(days=1)
+    days = [week[24 * d : 24 * d + 24] for d in (first.weekday(), (first + timedelta(days=1)).weekday())]
+    every_day = market("DAY", volume_profile=days[0], variance_profile=days[1])
+    weekly = every_day | {"market_id": "WEEK", "volume_profile_week": week, "variance_profile_week": None}
+    p = parameters(every_day | {"volume_profile_week": None, "variance_profile_week": None}, weekly)
+    out = precompute(p, Grid(horizons=(2.0,), n_steps=48), AS_OF).set_index(["market_id", "strategy"])
+    for name, hours in (("DAY", [days[0], days[0]]), ("WEEK", days)):
+        shares = np.concatenate([of / of.sum() for of in hours]) / 2
+        held = np.stack(out.loc[(name, "vwap"), "remaining"].to_list())
+        traded = -np.diff(held, axis=1) / held[:, :1]
+        np.testing.assert_allclose(traded, np.broadcast_to(shares, traded.shape), rtol=1e-11)
+    alone = precompute(parameters(every_day), Grid(horizons=(2.0,), n_steps=48), AS_OF)
+    assert_same_rows(out.loc[["DAY"]].reset_index()[alone.columns], alone)
 
 
 def test_urgency_that_no_risk_aversion_gives_is_infeasible_with_a_whole_schedule() -> None:

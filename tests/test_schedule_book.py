@@ -666,6 +666,22 @@ def test_timer_goes_on_after_an_outage(tmp_path: Path, error: Exception) -> None
         wait_for(lambda: book.run_id == "b" * 16 and book.refresh_error is None)
 
 
+def test_a_start_on_another_day_goes_by_that_weekdays_hours(tmp_path: Path) -> None:
+    week = np.random.default_rng(5).exponential(size=168)
+    tomorrow = AS_OF + timedelta(days=1)
+    today = week[24 * tomorrow.weekday() :][:24]
+    hours = {"volume_profile": today, "variance_profile": today}
+    publish(tmp_path, markets=(market("ALPHA", **hours, volume_profile_week=week, variance_profile_week=week),))
+    book = opened(tmp_path)
+    for later in range(3):
+        day = tomorrow + timedelta(days=later)
+        start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        t = book.schedule("ALPHA", 1_000.0, strategy="vwap", start=start, max_age=200.0)
+        of_day = week[24 * day.weekday() :][:24]
+        np.testing.assert_allclose(t.trade_sizes / 1_000.0, np.repeat(of_day / of_day.sum(), 2) / 2, rtol=1e-11)
+        assert (t.params["source"] == "published") == (later == 0)
+
+
 def test_threads_share_the_hours_of_many_starts(tmp_path: Path) -> None:
     """More starts than are kept: what one thread has just seen another clears."""
     hours = {"volume_profile": np.arange(1.0, 25.0), "variance_profile": np.ones(24)}

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import trading_calendar
-from tributary_opt.market_data.profile import slice_weights
+from tributary_opt.market_data.profile import slice_weights, with_weekdays
 from tributary_opt.optimization.closed_form import SolveStatus, effective_eta
 from tributary_opt.optimization.linear_grid import solve_linear_grid
 from tributary_opt.optimization.night import breaks_cap, fixed_grid, slice_caps, solve_grid
@@ -410,17 +410,25 @@ def _until_resolution(p: pd.DataFrame, asked: float, as_of: date, buffer_minutes
 
 
 def _weights(p: pd.DataFrame, name: str, as_of: date, horizon: np.ndarray, n_steps: int) -> np.ndarray:
-    """`slice_weights` of the markets' hour-of-day profiles; NaN where there is none."""
+    """`slice_weights` of the markets' profiles, by weekday where those are used; NaN where there is none."""
     weights = np.full((len(p), n_steps), np.nan)
-    if name not in p.columns:
-        return weights
-    profiles = pa.array(p[name], pa.list_(pa.float64()), from_pandas=True)
-    has = profiles.is_valid().to_numpy(zero_copy_only=False)
-    hours = np.zeros((len(p), 24))
-    hours[has] = profiles.flatten().to_numpy(zero_copy_only=False).reshape(-1, 24)
-    has &= (np.isfinite(hours) & (hours >= 0)).all(axis=1)
+    (hours, has), (week, weekly) = _shares(p, name, 24), _shares(p, f"{name}_week", 168)
     for code in set(p["calendar"]):
         mine = has & (p["calendar"] == code).to_numpy()
-        if mine.any():
-            weights[mine] = slice_weights(code, as_of, hours[mine], horizon[mine], n_steps)
+        for by_weekday in (False, True):
+            chosen = mine & (weekly == by_weekday)
+            if chosen.any():
+                of = with_weekdays(hours[chosen], week[chosen]) if by_weekday else hours[chosen]
+                weights[chosen] = slice_weights(code, as_of, of, horizon[chosen], n_steps)
     return weights
+
+
+def _shares(p: pd.DataFrame, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A column of profiles, shape (markets, width), and which markets have one."""
+    shares = np.zeros((len(p), width))
+    if name not in p.columns:
+        return shares, np.zeros(len(p), dtype=bool)
+    profiles = pa.array(p[name], pa.list_(pa.float64()), from_pandas=True)
+    has = profiles.is_valid().to_numpy(zero_copy_only=False)
+    shares[has] = profiles.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return shares, has & (np.isfinite(shares) & (shares >= 0)).all(axis=1)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tributary_opt.market_data.profile import slice_weights
+from tributary_opt.market_data.profile import slice_weights, with_weekdays
 
 TUESDAY = date(2024, 3, 5)
 RNG = np.random.default_rng(3)
@@ -85,3 +85,17 @@ def test_profile_without_anything_in_the_session_is_no_number() -> None:
     assert np.isnan(slice_weights("XNYS", TUESDAY, night, np.ones(1), 4)).all()
     got = slice_weights("24/7", TUESDAY, night, np.ones(1), 4)
     np.testing.assert_allclose(got, [[1.0, 0.0, 0.0, 0.0]], rtol=1e-15)
+
+
+def test_weekdays_have_hours_of_their_own_and_borrow_where_they_have_none() -> None:
+    """From Friday over a weekend that trades; of Sundays nothing is known."""
+    week = np.arange(1.0, 169.0)[np.newaxis, :] * np.ones((5, 1))
+    week[:, 6 * 24 :] = 0.0
+    got = slice_weights("24/7", date(2024, 3, 7), with_weekdays(HOURS, week), np.full(5, 4.0), 96)
+    by_day = [week[:, 96:120], week[:, 120:144], HOURS, week[:, :24]]
+    expected = np.concatenate([day / day.sum(axis=1, keepdims=True) for day in by_day], axis=1)
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
+    sessions = slice_weights("XNYS", date(2024, 3, 7), with_weekdays(HOURS, week), np.full(5, 2.0), 2 * 13)
+    for day, hours in ((0, week[:, 96:120]), (1, week[:, :24])):
+        alone = slice_weights("XNYS", TUESDAY, hours, np.ones(5), 13)
+        np.testing.assert_allclose(sessions[:, 13 * day : 13 * day + 13], alone, rtol=1e-12)

@@ -1,6 +1,7 @@
-"""Hour-of-day profiles as weights of a schedule's slices.
+"""Profiles by hour as weights of a schedule's slices.
 
-A profile holds shares of a day's volume (or variance) by hour 0-23 of the calendar's own clock. A schedule begins with
+A profile holds shares of a day's volume (or variance) by hour 0-23 of the calendar's own clock, or 24 such shares for
+each weekday, Monday's first. A schedule begins with
 the first session after `as_of`; where a session cuts an hour (09:30), the hour's share belongs to the part inside, and
 hours outside the session count for nothing. Within an hour the rate is constant.
 """
@@ -29,8 +30,8 @@ def slice_weights(
         24/7 or an exchange's code.
     as_of : date
         The schedules begin with the first session after it.
-    hours : ndarray, shape (M, 24)
-        Shares >= 0 by hour of the calendar's own clock. [-]
+    hours : ndarray, shape (M, 24) or (M, 168)
+        Shares >= 0 by hour of the calendar's own clock, the same every day or each weekday's own. [-]
     horizons : ndarray, shape (M,)
         T > 0. [trading day]
     n_steps : int
@@ -50,7 +51,8 @@ def slice_weights(
     for i, session in enumerate(sessions):
         at, hour = session_hours(calendar, session)
         length = np.diff(at)
-        share = hours[:, hour] * (length / np.bincount(hour, weights=length, minlength=24)[hour])
+        weekday = 0 if hours.shape[1] == 24 else session.day.weekday()
+        share = hours[:, 24 * weekday + hour] * (length / np.bincount(hour, weights=length, minlength=24)[hour])
         total = np.zeros(len(hours))
         for column in share.T:  # one after the other, in an order of its own for no market
             total = total + column
@@ -78,6 +80,19 @@ def slice_weights(
     later = of(rate, last) * (right - np.maximum(left, start[last]))
     between = np.maximum(of(before, last) - of(before, np.minimum(first + 1, last)), 0.0)
     return np.asarray(np.where(first == last, inside, inside + between + later))
+
+
+def with_weekdays(hours: np.ndarray, week: np.ndarray) -> np.ndarray:
+    """Shares of each weekday's hours, shape (M, 168): those of `week`, and of `hours` on weekdays that it has none of.
+
+    Parameters
+    ----------
+    hours : ndarray, shape (M, 24)
+    week : ndarray, shape (M, 168)
+    """
+    by_day = week.reshape(-1, 7, 24)
+    filled = np.where(by_day.sum(axis=2, keepdims=True) > 0, by_day, hours[:, np.newaxis, :])
+    return filled.reshape(-1, 168)
 
 
 def session_hours(calendar: str, session: Session) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ JUDGED = ("status", "reason", "detail", "grade", "calendar")
 OF_AN_ORDER = (
     *("run_id", "market_id", "token_id", *JUDGED, "kind", "resolution_time"),
     *("adv", "price", "sigma", "eta", "gamma", "epsilon", "reference_rate", "contract_multiplier", "tick_size"),
-    *("volume_profile", "variance_profile"),
+    *("volume_profile", "variance_profile", "volume_profile_week", "variance_profile_week"),
 )
 """Columns of `ac_parameters` that orders need."""
 

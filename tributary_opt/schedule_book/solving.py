@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tributary_opt.market_data.profile import slice_weights
+from tributary_opt.market_data.profile import slice_weights, with_weekdays
 from tributary_opt.optimization.almgren_chriss import generate_ac_trajectory
 from tributary_opt.optimization.arguments import Side
 from tributary_opt.optimization.closed_form import (
@@ -195,7 +195,7 @@ class Order:
 
 
 def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarray] | None:
-    """The slices' weights by volume and variance from the published hours of the day; None where none is known."""
+    """The slices' weights by volume and variance from the published profiles; None where none is known."""
     n, flat = place.n_steps, np.full(place.n_steps, 1.0 / place.n_steps)
     known, asked = place.market.hours, (place.horizon, n, after, begin)
     with contextlib.suppress(KeyError):  # another thread may clear what this one has just seen
@@ -203,11 +203,16 @@ def market_hours(place: Place, after: date, begin: float) -> dict[str, np.ndarra
     if len(known) >= _HOURS_KEPT:
         known.clear()
 
+    def shares(name: str, width: int) -> np.ndarray | None:
+        profile = np.array([place.row.get(name) or [math.nan]], dtype=float)
+        return profile if profile.shape == (1, width) and (np.isfinite(profile) & (profile >= 0)).all() else None
+
     def weights(name: str) -> np.ndarray | None:
-        profile = place.row.get(name)
-        hours = np.array([profile or [math.nan]], dtype=float)
-        if hours.shape != (1, 24) or not (np.isfinite(hours) & (hours >= 0)).all():
+        hours, week = shares(name, 24), shares(f"{name}_week", 168)
+        if hours is None:
             return None
+        if week is not None:
+            hours = with_weekdays(hours, week)
         horizons = np.array([place.horizon])
         found: np.ndarray = slice_weights(place.row["calendar"], after, hours, horizons, n, begin=begin)[0]
         return found if np.isfinite(found[0]) and found.sum() > 0 else None
