@@ -493,7 +493,9 @@ PARAMETERS: Final = Table(
         _double("mean_mid", "price", "plain mean of the two-sided mids, a look each"),
         _double("sigma", "price/day^0.5", "volatility within sessions"),
         _double(
-            "sigma_se", "price/day^0.5", "its standard error: from the moves and the days, and for the time not covered"
+            "sigma_se",
+            "price/day^0.5",
+            "its standard error for the days to come: the moves, how days differ, and the time not covered",
         ),
         _symbol("sigma_source", "how it was measured: realised_mid | two_scale_trades | martingale_prior | pool"),
         _double("sigma_covered", "-", "share of the window's session time that the prices behind sigma_measured span"),

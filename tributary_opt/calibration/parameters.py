@@ -37,6 +37,10 @@ METHODS = ("law", "tape", "rule")
 ORDER_FRACTION = 0.01
 """The reference order: 1 % of ADV over one trading day. [day]"""
 
+SIGMA_DOF = 30.0
+"""Of Student's t, for the logarithm of σ: its error is that of a posterior, which is not estimated once more; a little
+wider than normal, for moves with fat tails. [-]"""
+
 _SQUARE_ROOT = 2.0 / 3.0
 """Average over an order of a square-root move with prefactor 1. [-]"""
 
@@ -306,8 +310,8 @@ class _Peers:
         with np.errstate(divide="ignore", invalid="ignore"):
             relative, error = measured / self._scale, se / self._scale
         here = np.where(self._sound & self.first_of_pair, relative, np.nan)
-        # Within few days the moves themselves are the sample.
-        dof = np.maximum(markets["n_days_quoted"].to_numpy(dtype=float) - 1.0, 8.0)
+        # How little a few days tell of each other is in the error itself.
+        dof = np.full(len(markets), SIGMA_DOF)
         pool = fit_pool(here, error, dof, self._covariates, min_markets=self._min, log_error=True)
         found = posterior(relative, error, dof, self._covariates, pool, log_error=True)
         # Without a pool, or where the error is not known, the number is the market's own.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from tributary_opt.market_data.calendars import ALWAYS_OPEN
+from tributary_opt.market_data.day_scatter import DAY_LOG_SD, log_sigma_sd
 from tributary_opt.market_data.hour_profiles import Profiles, profiles
 from tributary_opt.market_data.market_days import Window
 from tributary_opt.market_data.source import BUCKET_MINUTES
@@ -29,9 +31,6 @@ filled in than seen. [-]"""
 UNSEEN_LOG_SD = 0.35
 """How far the volatility of a time of day lies from its day's: by half hours, log σ of the recorded stocks and coins
 (AIG, BAC, Bitcoin, Litecoin) scatters by 0.26 to 0.36. It counts with the share of the days that was not seen. [-]"""
-
-MIN_CLUSTER_DAYS = 8
-"""Fewer days say too little about how days scatter: the error is that of the moves alone. [day]"""
 
 
 def day_weights(rows: pd.DataFrame, window: Window, half_life_days: float | None) -> np.ndarray:
@@ -127,6 +126,13 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
             {"realised_mid": np.where(sound, by_mids.value, np.nan), "two_scale_trades": two_scale}
         )
         chosen = sigma_source == "realised_mid"
+        sigma_se = sigma * _log_sd(
+            _Paths(*(np.where(chosen[group], *of) for of in zip(of_mids, of_trades, strict=True))),
+            np.where(chosen, by_mids.unseen, by_trades.unseen),
+            rows["kind"].to_numpy(dtype=object)[last],
+            group,
+            weights,
+        )
         # Bounce alone adds s²/(4 ln 2) to the variance of a bar: a range that owes it a tenth or more says nothing.
         bounce = spread**2 / (4.0 * np.log(2.0)) * total("n_range_bars")
         session_bars = _sums(group, np.where(rows["n_trades"].to_numpy() > 0, rows["n_buckets"], 0), len(first))
@@ -186,7 +192,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "mean_spread": total("spread_sum") / n_two_sided,
                 "mean_mid": total("mid_sum") / n_two_sided,
                 "sigma": sigma,
-                "sigma_se": np.where(chosen, by_mids.se, by_trades.se),
+                "sigma_se": sigma_se,
                 "sigma_source": sigma_source,
                 "sigma_covered": np.where(
                     np.isfinite(sigma), np.where(chosen, by_mids.covered, by_trades.covered), np.nan
@@ -290,8 +296,7 @@ _SPREAD_SUMS = {
 }
 
 
-@dataclass(frozen=True)
-class _Paths:
+class _Paths(NamedTuple):
     """What the paths of one kind of price say, by market day; 0 where there is none."""
 
     variance: np.ndarray
@@ -308,29 +313,25 @@ class _Volatility:
 
     value: np.ndarray
     """NaN without a path, and where noise left a negative variance. [price/√day]"""
-    se: np.ndarray
     covered: np.ndarray
     """Share of the window's session time that the paths cover. [-]"""
+    unseen: np.ndarray
+    """Share of the session time of days with a path that it does not cover. [-]"""
 
 
 def _volatility(paths: _Paths, group: np.ndarray, n: int, weights: np.ndarray, days: np.ndarray) -> _Volatility:
-    """σ of paths that cover parts of days, √(Σ variance / Σ covered), and its standard error.
+    """σ of paths that cover parts of days, √(Σ variance / Σ covered)."""
+    total = _sums(group, weights * paths.covered, n)
+    variance = _sums(group, weights * paths.variance, n) / total
+    unseen = np.maximum(1.0 - total / _sums(group, weights * (paths.covered > 0), n), 0.0)
+    return _Volatility(np.sqrt(np.where(variance >= 0, variance, np.nan)), total / days, unseen)
 
-    The error is that of the moves, or from `MIN_CLUSTER_DAYS` on that of the days' scatter about the ratio where it is
-    larger: fat tails, and variances that differ from day to day, are in the latter only. What the days did not cover
-    adds `UNSEEN_LOG_SD` times its share.
-    """
-    x, time = weights * paths.variance, weights * paths.covered
-    total, seen = _sums(group, time, n), paths.covered > 0
-    variance = _sums(group, x, n) / total
-    value = np.sqrt(np.where(variance >= 0, variance, np.nan))
-    n_days = _sums(group, seen, n)
-    of_moves = _sums(group, weights**2 * paths.error, n)
-    of_days = _sums(group, (x - np.nan_to_num(variance)[group] * time) ** 2, n) * n_days / (n_days - 1)
-    error = np.where(n_days >= MIN_CLUSTER_DAYS, np.fmax(of_moves, of_days), of_moves)
-    unseen = np.maximum(1.0 - total / _sums(group, weights * seen, n), 0.0)
-    se = np.hypot(np.sqrt(error) / (2.0 * value * total), UNSEEN_LOG_SD * unseen * value)
-    return _Volatility(value, se, total / days)
+
+def _log_sd(paths: _Paths, unseen: np.ndarray, kind: np.ndarray, group: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Error of log σ by market: from the moves, from how days differ, and from what the days did not cover."""
+    prior = np.where(kind == "probability", DAY_LOG_SD["probability"], DAY_LOG_SD["price"])
+    of_days = log_sigma_sd(paths.variance, paths.error, paths.covered, weights, prior, group)
+    return np.hypot(of_days, UNSEEN_LOG_SD * unseen)
 
 
 def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[_Paths, np.ndarray]:
