@@ -642,7 +642,8 @@ PARAMETERS: Final = Table(
         Column("variance_profile_week", "DOUBLE[]", "-", "share by weekday's hour, Monday's first; where that is used"),
         _text(
             "source_jump",
-            "split, unit_change, size_unit_change, price_gap or contract_roll that the window begins with; tick_change",
+            "split, unit_change, size_unit_change (on its first day size_unit_suspected), price_gap or contract_roll "
+            "that the window begins with; tick_change",
         ),
     ),
     ("as_of", "run_id", "market_id", "token_id"),
@@ -814,6 +815,7 @@ PARAMETER_REASONS: Final = (
     "bad_source_rows",
     "no_trades",
     "stale",
+    "size_unit_suspected",
     "too_few_trades",
     "too_few_hours",
     "no_two_sided_book",

@@ -223,12 +223,17 @@ def test_no_market_gives_no_row() -> None:
 
 # --- the refusals -------------------------------------------------------------------------------------------
 
+SUSPICION = "size_unit_suspected on 2024-03-05: price x1, trade size x100"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unsupported_contract": ({"inverse": True}, "inverse contract"),
     "resolved": ({"resolution_time": END}, "resolution_time 2024-03-06 00:00:00+00:00 is not after the last day used"),
     "bad_source_rows": ({"n_trades": 94, "n_bad_trades": 6}, "6 of 100 trades have no usable price or size"),
     "no_trades": ({"n_trades": 0}, "no trade in 30 trading days"),
     "stale": ({"days_since_newest": 3}, "newest row 3 trading days before as_of, more than 2"),
+    "size_unit_suspected": (
+        {"source_jump": SUSPICION},
+        f"{SUSPICION}; the next day with trades tells whether volume is in a new unit, or that day was odd",
+    ),
     "too_few_trades": ({"n_trades": 29}, "29 trades, fewer than 30"),
     "too_few_hours": ({"active_hours": 19}, "trades in 19 clock hours, fewer than 20"),
     "no_two_sided_book": ({"price": math.nan, "spread": math.nan}, "of 5000 looks at the book none had both sides"),
@@ -257,6 +262,7 @@ def test_refusal_names_its_reason_value_and_threshold_and_has_no_parameters(reas
 ALL_AT_ONCE: dict[str, Any] = {
     "inverse": True, "resolution_time": END, "n_trades": 0, "n_bad_trades": 6, "days_since_newest": 9,
     "active_hours": 0, "price": math.nan, "spread": math.nan, "sigma": math.nan, "kind": "probability",
+    "source_jump": f"{SUSPICION}; tick_change on 2024-03-01: tick 0.1 to 0.01",
 }  # fmt: skip
 REMEDIES: list[tuple[str, dict[str, Any]]] = [
     ("unsupported_contract", {"inverse": False}),
@@ -264,6 +270,7 @@ REMEDIES: list[tuple[str, dict[str, Any]]] = [
     ("bad_source_rows", {"n_bad_trades": 0}),
     ("no_trades", {"n_trades": 10}),
     ("stale", {"days_since_newest": 0}),
+    ("size_unit_suspected", {"source_jump": "size_unit_change on 2024-03-05: price x1, trade size x100"}),
     ("too_few_trades", {"n_trades": 100}),
     ("too_few_hours", {"active_hours": 100}),
     ("no_two_sided_book", {"price": 0.99, "spread": 0.9}),

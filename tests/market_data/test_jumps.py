@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
 
 import numpy as np
@@ -28,6 +29,7 @@ def rows(market: str = "M", kind: str = "price", **from_day_12: float) -> pd.Dat
         price = level * np.exp(rng.normal(0, 0.02, 2)) * (from_day_12.get("price", 1.0) if i >= 12 else 1.0)
         size = 10 * np.exp(rng.normal(0, 0.2)) * (from_day_12.get("size", 1.0) if i >= 12 else 1.0)
         row["n_trades"], row["volume"], row["kind"], row["calendar"] = 100, 100 * size, kind, "24/7"
+        row["size_squared"] = 100 * 1.5 * size**2
         row["open_price"], row["close_price"], row["n_buckets"] = price[0], price[1], 288
         for name, at in (("session_start", day), ("session_end", day + timedelta(days=1))):
             row[name] = pd.Series([pd.Timestamp(at, tz="UTC")]).astype("datetime64[us, UTC]")
@@ -82,9 +84,8 @@ def test_jump_of_one_market_is_no_concern_of_another_and_the_newest_counts() -> 
     assert found.loc["A", "adv"] == alone.loc["A", "adv"]
 
 
-def test_one_day_of_strange_sizes_is_no_change_of_units() -> None:
+def test_one_day_of_strange_sizes_within_the_window_is_no_change_of_units() -> None:
     days = rows()
-    days.loc[19, "volume"] *= 50.0  # the newest day: nobody knows yet what the next will be like
     days.loc[5, "volume"] *= 50.0
     assert cut_at_jumps(days, WINDOW)["source_jump"].isna().all()
 
@@ -98,6 +99,115 @@ def test_days_without_a_trade_hide_no_jump() -> None:
     assert found["source_jump"].startswith("split on 2024-03-23")
     assert found["n_days"] == 7
     assert len(cut_at_jumps(days.iloc[:0], WINDOW)) == 0
+
+
+# --- the first night in another unit of size -----------------------------------------------------------------
+
+
+def resized(days: pd.DataFrame, row: int, factor: float) -> pd.DataFrame:
+    """From a row on, the same trades in contracts of another size."""
+    later = np.where(days.index >= row, factor, 1.0)
+    return days.assign(volume=days["volume"] * later, size_squared=days["size_squared"] * later**2)
+
+
+def jump_of(days: pd.DataFrame) -> str | None:
+    found = window_statistics(cut_at_jumps(days, WINDOW), WINDOW)["source_jump"].iloc[0]
+    return None if pd.isna(found) else str(found)
+
+
+@pytest.mark.parametrize("kind", ["price", "probability"])
+@pytest.mark.parametrize("factor", [100.0, 0.01])
+def test_sizes_in_another_unit_are_suspected_on_their_first_day_and_named_on_their_second(
+    factor: float, kind: str
+) -> None:
+    first = resized(rows(kind=kind), 19, factor)
+    found = window_statistics(cut_at_jumps(first, WINDOW), WINDOW).iloc[0]
+    assert found["source_jump"].startswith("size_unit_suspected on 2024-03-29: price x")
+    # Neither unit is averaged into the other.
+    assert (found["n_days"], found["adv"]) == (1, first["volume"].iloc[19])
+    second = resized(rows(kind=kind), 18, factor)
+    found = window_statistics(cut_at_jumps(second, WINDOW), WINDOW).iloc[0]
+    assert found["source_jump"].startswith("size_unit_change on 2024-03-28")
+    assert (found["n_days"], found["adv"]) == (2, pytest.approx(second["volume"].iloc[18:].mean(), rel=1e-12))
+
+
+def test_odd_day_is_back_among_the_others_on_the_next_night() -> None:
+    days = rows()
+    odd = resized(days, 18, 100.0)
+    odd.loc[19, ["volume", "size_squared"]] = days.loc[19, ["volume", "size_squared"]]
+    found = window_statistics(cut_at_jumps(odd, WINDOW), WINDOW).iloc[0]
+    assert pd.isna(found["source_jump"])
+    assert (found["n_days"], found["adv"]) == (20, pytest.approx(odd["volume"].mean(), rel=1e-12))
+
+
+def test_day_without_a_trade_after_it_decides_nothing() -> None:
+    days = resized(rows(), 18, 100.0)
+    days.loc[19, ["n_trades", "volume", "size_squared"]] = 0
+    jump = jump_of(days)
+    assert jump is not None
+    assert jump.startswith("size_unit_suspected on 2024-03-28")
+
+
+def block(days: pd.DataFrame) -> pd.DataFrame:
+    """One trade of a hundred days' volume beside the newest day's own."""
+    size = 100.0 * days.loc[19, "volume"]
+    days.loc[19, ["volume", "size_squared"]] += [size, size**2]
+    days.loc[19, "n_trades"] += 1
+    return days
+
+
+def in_parcels(days: pd.DataFrame, trades: float) -> pd.DataFrame:
+    """A thousand trades a day, and on the newest one the same volume in so many times as many."""
+    n = np.where(days.index == 19, trades, 1.0) * 10.0
+    days["n_trades"], days["size_squared"] = days["n_trades"] * n, days["size_squared"] / n
+    return days
+
+
+def busy(days: pd.DataFrame) -> pd.DataFrame:
+    """The day of the earnings: eight times the trades, each of three times the size."""
+    days.loc[19, "n_trades"] *= 8
+    days.loc[19, "volume"] *= 24.0
+    days.loc[19, "size_squared"] *= 72.0
+    return days
+
+
+def erratic(days: pd.DataFrame) -> pd.DataFrame:
+    """A market whose trades are ten or two hundred times as large from day to day as on others."""
+    days = resized(days, 19, 20_000.0)
+    usual = np.where(
+        days.index == 19, 1.0, np.where(days.index % 3 == 0, 200.0, np.where(days.index % 3 == 1, 10.0, 1))
+    )
+    return days.assign(volume=days["volume"] * usual, size_squared=days["size_squared"] * usual**2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [block, lambda d: in_parcels(d, 0.02), lambda d: in_parcels(d, 50.0), busy, erratic],
+    ids=["block", "reported together", "in pieces", "busy", "erratic"],
+)
+def test_day_that_markets_have_by_themselves_is_not_suspected(changed: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    assert jump_of(changed(rows())) is None
+
+
+@pytest.mark.parametrize(("earlier", "suspected"), [(5, True), (4, False)])
+def test_fewer_than_five_days_do_not_say_what_is_usual(earlier: int, suspected: bool) -> None:
+    days = resized(rows(), 19, 100.0).iloc[19 - earlier :].reset_index(drop=True)
+    assert (jump_of(days) is not None) == suspected
+
+
+def test_only_days_since_the_newest_jump_are_what_is_usual() -> None:
+    days = resized(resized(rows(), 12, 1_000.0), 19, 0.01)
+    jump = jump_of(days)
+    assert jump is not None
+    assert jump.startswith("size_unit_suspected on 2024-03-29")  # days of a tenth of that were in older contracts
+
+
+def test_split_on_the_newest_day_is_a_split() -> None:
+    days = resized(rows(), 19, 100.0)
+    days.loc[19, ["open_price", "close_price"]] /= 100.0
+    jump = jump_of(days)
+    assert jump is not None
+    assert jump.startswith("split on 2024-03-29")
 
 
 # --- contract rolls ------------------------------------------------------------------------------------------

@@ -67,6 +67,12 @@ def refusals(
         s["days_since_newest"].to_numpy() > rules.stale_after_days,
         text("newest row ", s["days_since_newest"], f" trading days before as_of, more than {rules.stale_after_days}"),
     )
+    jump = s["source_jump"].astype(str)
+    reasons.note(
+        "size_unit_suspected",
+        jump.str.contains("size_unit_suspected", regex=False).to_numpy(),
+        text("", jump, "; the next day with trades tells whether volume is in a new unit, or that day was odd"),
+    )
     reasons.note(
         "too_few_trades",
         n_trades < rules.min_trades,

@@ -4,6 +4,11 @@ Prices and sizes before such a day are in other units than those after it: no av
 show between two days of a market's rows, and the window then begins with the newest one. A change of the tick leaves
 both units as they are: it is named, and the window is kept.
 
+A change of the sizes' unit moves no price, and an odd day may look like one: it is known on its second day. On its
+first it is suspected, where size and volume of the trades leave all that was seen: the window begins with that day for
+one night, so that neither unit is averaged into the other, and calibration refuses the market, whose volume may be in
+either. The next day with trades makes it a `size_unit_change`, or puts an odd day back among the others.
+
 What cannot be seen: a roll by less than `ROLL_FROM` or `GAP_SIGMAS` moves of as long a time, which is what prices do by
 themselves; one between sessions hours apart that is below `GAP_FROM`, which is an ordinary night; a new tick before
 `TICK_CHANCE` is met, by a factor of 10 after 5 days that traded at two prices or more, of 5 after 7, of 2 after 15.
@@ -35,10 +40,17 @@ TICK_CHANCE = 1e-9
 """How likely a coarser grid of prices may be by chance, on either side of a change of the tick. [-]"""
 
 MIN_DAYS = 5
-"""Fewer days with a trade: what a daily move is like is not known, and no gap is named. [day]"""
+"""Fewer days with a trade: what a daily move, or a trade's size, is like is not known, and no gap is named. [day]"""
 
 SIZE_FROM = 10.0
-"""Factor of the mean trade size, price unmoved, that is a change of its unit, on two days before and two after. [-]"""
+"""Factor of the mean trade size, price unmoved, that is a change of its unit, on two days before and two after. On the
+newest day alone it may be one. [-]"""
+
+SUSPECTED = "size_unit_suspected"
+"""Name of what the next day with trades decides: a new unit of the sizes, or an odd day."""
+
+MIN_ALIKE = 10.0
+"""Trades alike, (Σ size)²/Σ size², that such a day must be worth: one block is none. [-]"""
 
 
 def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
@@ -83,12 +95,16 @@ def _cut(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     ids_of_rows = rows.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
     place = rows.index.get_indexer(traded.index)
+    begins: dict[int, int] = {}  # by market, the first day after its newest jump
     for i in maybe:  # rare by their nature
         first, last = np.searchsorted(ids, ids[i]), np.searchsorted(ids, ids[i], side="right")
         elapsed = float(hours[i]) if soon[i] else None
         name = _name(traded.iloc[first:last], size[first:last], i + 1 - first, factor[i], elapsed)
+        if name is None and i + 2 == last and _suspected(traded.iloc[begins.get(int(ids[i]), first) : last]):
+            name = SUSPECTED
         if name is None:
             continue
+        begins[int(ids[i])] = int(i) + 1
         row, of_market = place[i + 1], ids_of_rows == ids_of_rows[place[i + 1]]
         day = rows["day"].iloc[row]
         words = f"{name} on {day:%Y-%m-%d}: price x{np.exp(factor[i]):.4g}, trade size x{np.exp(grown[i]):.4g}"
@@ -137,6 +153,22 @@ def _other_sizes(size: np.ndarray, at: int) -> bool:
     low, high = size[max(at - 3, 0) : at], size[at : at + 3]
     steady = min(len(low), len(high)) >= 2
     return bool(steady and max(high.min() - low.max(), low.min() - high.max()) > np.log(SIZE_FROM))
+
+
+def _suspected(days: pd.DataFrame) -> bool:
+    """Whether the newest of these days, and no other, may have sizes in another unit: its mean trade is beyond all of
+    theirs by more than `SIZE_FROM` and by more than they differ, its volume is beyond theirs, and no block made it."""
+    volume = np.log(days["volume"].to_numpy(dtype=float))
+    size = volume - np.log(days["n_trades"].to_numpy(dtype=float))
+    if len(days) <= MIN_DAYS:
+        return False
+    for sign in (1.0, -1.0):
+        apart = sign * size[-1] - (sign * size[:-1]).max()
+        # Trades that are reported together, or in pieces, change their size and leave the volume where it was.
+        if apart > max(np.log(SIZE_FROM), np.ptp(size[:-1])) and sign * volume[-1] > (sign * volume[:-1]).max():
+            newest = days.iloc[-1]
+            return bool(newest["volume"] ** 2 >= MIN_ALIKE * newest["size_squared"] > 0)
+    return False
 
 
 def volume_in_newest_units(days: pd.DataFrame) -> np.ndarray:
