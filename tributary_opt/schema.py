@@ -475,7 +475,7 @@ PARAMETERS: Final = Table(
         _double("adv", "contracts/day", "average daily volume over n_days"),
         _double("adv_se", "contracts/day", "its standard error, from day to day; null below two days"),
         _double("price", "price", "arrival price: the newest two-sided mid, else the newest trade's price"),
-        _symbol("price_source", "mid | last_trade"),
+        _symbol("price_source", "mid | last_trade, where there is no mid or the newest trade is an hour newer"),
         _double("last_trade_price", "price", "newest trade's price"),
         _double("spread", "price", "the spread the parameters use"),
         _double("spread_se", "price", "its standard error, from day to day; null below two days"),
@@ -619,6 +619,7 @@ PARAMETERS: Final = Table(
         _double("log_kappa_sd", "-", "standard deviation of log kappa from sigma and eta"),
         _double("implied_regret", "-", "(c + 1/c)/2 - 1 at c = exp(log_kappa_sd): what a kappa wrong by c costs"),
         _int("data_age", "trading days from the newest source row to as_of", "day"),
+        _int("mid_age", "trading days from the newest two-sided look at the book to as_of; null: there is none", "day"),
         *(
             _double(f"{name}_drift_z", "-", f"change of log {name} since the release before, in standard errors")
             for name in PARAMETER_DRIFTS

@@ -14,6 +14,7 @@ from tributary_opt.settings import CalibrationRules, GradeLimits
 LIMITS = GradeLimits()
 BEST = {
     **{"method": "law", "response_log_sd": 0.1, "sigma": 1.0, "sigma_se": 0.01, "response_n": 5_000, "data_age": 0},
+    **{"mid_age": np.nan},
     **{"signed_share": 1.0, "model_risk": 1.5, "implied_regret": 0.01},
 }
 CRITERIA = {
@@ -55,6 +56,13 @@ def test_worst_criterion_decides_and_all_that_are_as_bad_are_named() -> None:
     assert letter == "C"
     assert why == "share of the volume signed 0.3; laws apart by a factor 8"
     assert graded(method="rule")[0] == "C"
+
+
+def test_book_that_is_no_longer_recorded_is_old_data_however_fresh_the_trades_are() -> None:
+    assert graded(mid_age=0.0)[0] == "A"
+    assert graded(mid_age=2.0) == ("C", "trading days old 2")
+    assert graded(mid_age=3.0) == ("D", "trading days old 3")
+    assert graded(mid_age=1.0, data_age=2) == ("C", "trading days old 2")
 
 
 def test_laws_far_apart_lower_the_grade_of_a_market_that_is_else_the_same() -> None:

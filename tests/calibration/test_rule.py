@@ -34,6 +34,7 @@ SOUND: dict[str, Any] = {
     "n_days_traded": 30,
     "n_days_quoted": 30,
     "days_since_newest": 0,
+    "mid_age": 0.0,
     "n_trades": 1000,
     "n_bad_trades": 0,
     "n_snapshots": 5000,

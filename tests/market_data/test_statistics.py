@@ -404,7 +404,9 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
     bounce = np.nan if np.isnan(spread) else spread**2 * bars / 4 / np.log(2)
     all_bars = sum(r["n_buckets"] for r in have if r["n_trades"] > 0)
     ranged = bars >= 0.9 * all_bars and bounce <= 0.1 * total("parkinson_variance")
-    price = newest("last_mid")
+    late = newest("last_trade_at") - newest("last_mid_at") > pd.Timedelta(hours=1)
+    price = np.nan if late else newest("last_mid")
+    looked = [i for i, d in enumerate(days) if d in by_day and by_day[d]["n_mid_buckets"]]
     seen = [
         i
         for i, d in enumerate(days)
@@ -416,6 +418,7 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
         "n_days_traded": traded,
         "n_days_quoted": len(within),
         "days_since_newest": len(days) - 1 - seen[-1] if seen else len(days),
+        "mid_age": len(days) - 1 - looked[-1] if looked else np.nan,
         "n_trades": total("n_trades"),
         "n_bad_trades": total("n_bad_trades"),
         "two_sided_share": ratio(total("n_two_sided"), total("n_snapshots")),
@@ -591,6 +594,22 @@ def test_newest_row_is_told_in_trading_days() -> None:
     assert since(FRIDAY, MONDAY) == 1
     assert since(FRIDAY) == 2  # over the weekend
     assert since() == 4  # rows of zeros only: no row at all
+
+
+def test_price_is_that_of_trades_where_the_book_is_no_longer_recorded() -> None:
+    """The book's feed died on Monday at 10:00; trades went on."""
+
+    def after(hours: float) -> pd.Series:
+        looked = pd.Timestamp(MONDAY, tz="UTC") + pd.Timedelta(hours=10)
+        of_trades = {"n_trades": 9, "close_price": 60.0, "last_trade_at": looked + pd.Timedelta(hours=hours)}
+        monday = day_row(MONDAY, n_mid_buckets=9, n_snapshots=9, last_mid=50.0, last_mid_at=looked)
+        return only(monday, day_row(TUESDAY, **of_trades), as_of=TUESDAY, lookback=4)
+
+    for hours, price, source in ((1.0, 50.0, "mid"), (1.01, 60.0, "last_trade"), (30.0, 60.0, "last_trade")):
+        s = after(hours)
+        assert (s["price"], s["price_source"]) == (price, source)
+        assert (s["days_since_newest"], s["mid_age"]) == (0, 1)
+    assert np.isnan(only(day_row(TUESDAY, n_trades=1), as_of=TUESDAY, lookback=4)["mid_age"])
 
 
 def test_days_that_are_none_of_the_calendar_are_left_out() -> None:

@@ -20,7 +20,7 @@ _CRITERIA: tuple[tuple[str, str, str, bool], ...] = (
     ("sigma_log_sd", "sigma_log_sd", "relative error of sigma", False),
     ("buckets", "response_n", "buckets with flow and mids", True),
     ("signed_share", "signed_share", "share of the volume signed", True),
-    ("data_age", "data_age", "trading days old", False),
+    ("data_age", "oldest_feed", "trading days old", False),
     ("model_risk", "model_risk", "laws apart by a factor", False),
     ("regret", "implied_regret", "implied regret", False),
 )
@@ -32,9 +32,12 @@ def grade(parameters: pd.DataFrame, limits: GradeLimits) -> tuple[NDArray[np.obj
     The rule reads no response, so a market priced by it is C at best.
     """
     n = len(parameters)
+    data_age, mid_age = (parameters[name].to_numpy(dtype=float) for name in ("data_age", "mid_age"))
     with np.errstate(divide="ignore", invalid="ignore"):
         figures = parameters.assign(
-            sigma_log_sd=parameters["sigma_se"].to_numpy(dtype=float) / parameters["sigma"].to_numpy(dtype=float)
+            sigma_log_sd=parameters["sigma_se"].to_numpy(dtype=float) / parameters["sigma"].to_numpy(dtype=float),
+            # Spread, volatility and response of a book that died are as old as its last look, however fresh trades are.
+            oldest_feed=np.where(np.isnan(mid_age), data_age, np.maximum(data_age, mid_age)),
         )
     by_rule = (parameters["method"] == "rule").to_numpy()
     scores, words = [np.where(by_rule, 2, 0)], [np.full(n, "by rule of thumb", dtype=object)]

@@ -24,6 +24,9 @@ from tributary_opt.market_data.spread import root
 MIN_WALK_SHARE = 0.9
 """Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
 
+MID_STALE_AFTER = np.timedelta64(1, "h")
+"""A mid so much older than the newest trade is no arrival price any more: the trade is."""
+
 MIN_COVERED = 0.5
 """Mids that span less of the window's session time give way to trades that span more: of less than half, more is
 filled in than seen. [-]"""
@@ -102,9 +105,12 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     traded_days = days_with("n_trades")
     mid, last_trade_price = newest("last_mid"), newest("close_price")
 
-    last_trade, last_snapshot = newest("last_trade_at"), newest("last_snapshot_at")
+    last_trade, last_snapshot, last_mid = (newest(f"last_{what}_at") for what in ("trade", "snapshot", "mid"))
+    # A book that is no longer recorded, or has one side left, says nothing of a price that trades have moved since.
+    arrival_mid = np.where(last_trade - last_mid > MID_STALE_AFTER, np.nan, mid)
     seen = ((rows["n_trades"] > 0) | (rows["n_bad_trades"] > 0) | (rows["n_snapshots"] > 0)).to_numpy()
-    newest_day = _newest(_plain(rows["day"].where(seen)), group, len(first))
+    quoted = (rows["n_mid_buckets"] > 0).to_numpy()
+    newest_day, newest_mid_day = (_newest(_plain(rows["day"].where(has)), group, len(first)) for has in (seen, quoted))
     with np.errstate(divide="ignore", invalid="ignore"):
         spreads = {
             "time_weighted_quoted": _positive(decayed("spread_seconds") / decayed("quoted_seconds")),
@@ -141,6 +147,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
         def of_ranges(name: str) -> np.ndarray:
             return np.where(ranged, np.sqrt(_positive(decayed(name)) / traded_days), np.nan)
 
+        price, price_source = _first_of({"mid": arrival_mid, "last_trade": last_trade_price})
         return pd.DataFrame(
             {
                 "market_id": rows["market_id"].to_numpy()[last],
@@ -154,6 +161,9 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "n_days_traded": n_traded_days.astype(np.int32),
                 "n_days_quoted": n_quoted.astype(np.int32),
                 "days_since_newest": _days_since(newest_day, calendar, window),
+                "mid_age": np.where(
+                    np.isnat(newest_mid_day), np.nan, _days_since(newest_mid_day, calendar, window).astype(float)
+                ),
                 "n_trades": count("n_trades"),
                 "n_bad_trades": count("n_bad_trades"),
                 "n_snapshots": count("n_snapshots"),
@@ -178,8 +188,8 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "adv_se": np.where(
                     n_days > 1, np.sqrt(spread_of_days * n_days / np.maximum(n_days - 1, 1)) / days, np.nan
                 ),
-                "price": np.where(np.isfinite(mid), mid, last_trade_price),
-                "price_source": _first_of({"mid": mid, "last_trade": last_trade_price})[1],
+                "price": price,
+                "price_source": price_source,
                 "last_trade_price": last_trade_price,
                 "spread": spread,
                 "spread_se": spread_se,
