@@ -87,6 +87,24 @@ def test_market_that_appears_in_mid_window_divides_by_all_trading_days() -> None
     assert s["n_days"].to_list() == [4, 4]
 
 
+def test_window_of_a_market_that_was_listed_in_it_begins_with_its_first_row() -> None:
+    """Three days before as_of; a market that trades on three days of thirty was there all the time."""
+
+    def of(*back: int, looks: int | None = None) -> pd.Series:
+        rows = [day_row(TUESDAY - timedelta(days=d), volume=10.0, n_trades=1) for d in sorted(back, reverse=True)]
+        if looks is not None:
+            rows = [day_row(TUESDAY - timedelta(days=looks), n_snapshots=5), *rows]
+        return only(*rows, as_of=TUESDAY, lookback=30)
+
+    listed = of(0, 1, 2)
+    assert (listed["n_days"], listed["adv"], listed["adv_se"]) == (3, 10.0, 0.0)
+    assert listed["window_start"] == pd.Timestamp(TUESDAY - timedelta(days=2), tz="UTC")
+    for rare in (of(0, 11, 23), of(3, 9, 14), of(0, 1, 2, looks=29)):
+        assert (rare["n_days"], rare["adv"]) == (30, 1.0)
+    assert of(*range(28))["n_days"] == 28
+    assert of(*range(0, 28, 2))["n_days"] == 30  # every other day: two empty ones are chance
+
+
 def test_window_shorter_than_the_data_uses_its_own_days_only() -> None:
     rows = [
         quoted(d, 10.0, 10.0, variance=v, volume=v, n_trades=1)

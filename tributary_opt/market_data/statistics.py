@@ -24,6 +24,9 @@ from tributary_opt.market_data.spread import root
 MIN_WALK_SHARE = 0.9
 """Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
 
+LISTED_CHANCE = 0.01
+"""Empty days before a market's first row are none of its window where chance explains them less often. [-]"""
+
 MID_STALE_AFTER = np.timedelta64(1, "h")
 """A mid so much older than the newest trade is no arrival price any more: the trade is."""
 
@@ -48,7 +51,8 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     ----------
     rows : DataFrame
         Rows of `ac_market_days`, sorted by market, token and day, as `MarketDays.load` gives them; from `cut_at_jumps`,
-        a market's window begins with its jump.
+        a market's window begins with its jump. It begins with its first row where that is rather a listing than a
+        market that is only rarely active.
     window : Window
     half_life_days : float, optional
         Age at which a day counts for half in average daily volume, spreads and volatilities, and in their errors; their
@@ -84,6 +88,9 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
 
     calendar, folded = (rows[name].to_numpy(dtype=object)[last] for name in ("calendar", "folded_with"))
     jump, since = _jumps(rows, last)
+    place = _place_in_window(rows, window)
+    seen = ((rows["n_trades"] > 0) | (rows["n_bad_trades"] > 0) | (rows["n_snapshots"] > 0)).to_numpy()
+    since = np.where(np.isnat(since), _listed(place, seen, group, calendar, window), since)
     n_days = _days_from(since, calendar, window)
     begins = _of_calendar(calendar, lambda code: _first_day(window, code), "datetime64[us]")
     volume = rows["volume"].to_numpy(dtype=float)
@@ -93,7 +100,6 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     spread_of_days = _sums(group, (weights * (volume - adv[group])) ** 2, len(first))
     spread_of_days += np.maximum(days_squared - _sums(group, weights**2, len(first)), 0.0) * adv**2
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
-    place = _place_in_window(rows, window)
     of_mids, overnight = _mid_paths(rows, group, len(first), place)
     of_trades = _trade_paths(rows, group, place)
     n_quoted = _sums(group, rows["n_mid_buckets"].to_numpy() > 1, len(first))
@@ -108,7 +114,6 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     last_trade, last_snapshot, last_mid = (newest(f"last_{what}_at") for what in ("trade", "snapshot", "mid"))
     # A book that is no longer recorded, or has one side left, says nothing of a price that trades have moved since.
     arrival_mid = np.where(last_trade - last_mid > MID_STALE_AFTER, np.nan, mid)
-    seen = ((rows["n_trades"] > 0) | (rows["n_bad_trades"] > 0) | (rows["n_snapshots"] > 0)).to_numpy()
     quoted = (rows["n_mid_buckets"] > 0).to_numpy()
     newest_day, newest_mid_day = (_newest(_plain(rows["day"].where(has)), group, len(first)) for has in (seen, quoted))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -511,6 +516,27 @@ def _jumps(rows: pd.DataFrame, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if "source_jump" not in rows:
         return np.full(len(last), None, dtype=object), np.full(len(last), np.datetime64("NaT"), "datetime64[us]")
     return rows["source_jump"].to_numpy(dtype=object)[last], _plain(rows["jump_day"])[last]
+
+
+def _listed(place: np.ndarray, seen: np.ndarray, group: np.ndarray, calendar: np.ndarray, window: Window) -> np.ndarray:
+    """The first day with a row, where the days before it were too many for a market that is only rarely active; NaT
+    for all others.
+
+    A market that is seen on a share d of its days, so Laplace's (seen + ½)/(days + 1), has k empty days at the
+    beginning with a chance of (1 - d)^k.
+    """
+    n = len(calendar)
+    length = _of_calendar(calendar, lambda code: len(window.days.get(code, ())), "int64")
+    first = np.full(n, np.iinfo(np.int64).max)
+    np.minimum.at(first, group[seen], place[seen])
+    first = np.minimum(first, length)  # never seen: the whole window is empty
+    active = (np.bincount(group, weights=seen, minlength=n) + 0.5) / (length - first + 1)
+    listed = (first < length) & ((1.0 - active) ** first < LISTED_CHANCE)
+    out = np.full(n, np.datetime64("NaT"), dtype="datetime64[us]")
+    for code, of_calendar in window.days.items():
+        mine = listed & (calendar == code)
+        out[mine] = np.array(of_calendar, dtype="datetime64[us]")[first[mine]]
+    return out
 
 
 def _days_from(since: np.ndarray, calendar: np.ndarray, window: Window) -> np.ndarray:
