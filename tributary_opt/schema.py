@@ -289,6 +289,9 @@ IMPACT_SUMS: Final = tuple(
 IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
 """All of them."""
 
+LEVELS: Final = ("_price", "_mid", "_cap", "_step")
+"""Endings of the columns of market days that are no sums: missing, and not 0, where there is nothing."""
+
 _IMPACT = (
     _double(
         "flow_cap",
@@ -371,6 +374,14 @@ MARKET_DAYS: Final = Table(
         _double("high_price", "price", "highest trade's price"),
         _double("low_price", "price", "lowest trade's price"),
         _double("close_price", "price", "last trade's price"),
+        _double(
+            "price_step",
+            "-",
+            "last price of a 5-minute bar over that of the bar with trades before it, where it is farthest from 1; of "
+            "two folded tokens the first one's; null below two bars",
+        ),
+        _double("size_step", "-", "mean trade size from that bar on over that before it"),
+        _time("step_at", "first trade of that bar"),
         _int("active_hours", "clock hours with a trade", "h"),
         Column("volume_by_hour", "DOUBLE[]", "contracts", "traded size by hour 0-23 of the calendar's own clock"),
         _int("n_trade_bars", "5-minute bars with a trade"),
@@ -644,7 +655,7 @@ PARAMETERS: Final = Table(
         _text(
             "source_jump",
             "split, unit_change, size_unit_change (on its first day size_unit_suspected), price_gap or contract_roll "
-            "that the window begins with; tick_change",
+            "that the window begins with, or begins after (within a day; of the newest one mixed_units); tick_change",
         ),
     ),
     ("as_of", "run_id", "market_id", "token_id"),
@@ -810,13 +821,17 @@ VIEWS: Final[dict[str, str]] = {
 }
 """Views for SQL users, replaced whenever the schema is brought up to date."""
 
+SUSPECTED, MIXED = "size_unit_suspected", "mixed_units"
+"""Names in `source_jump` of what leaves the units of the newest day in doubt: sizes in another unit, or odd ones; and a
+jump within that day."""
+
 PARAMETER_REASONS: Final = (
     "unsupported_contract",
     "resolved",
     "bad_source_rows",
     "no_trades",
     "stale",
-    "size_unit_suspected",
+    "units_in_doubt",
     "too_few_trades",
     "too_few_hours",
     "no_two_sided_book",

@@ -231,9 +231,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bad_source_rows": ({"n_trades": 94, "n_bad_trades": 6}, "6 of 100 trades have no usable price or size"),
     "no_trades": ({"n_trades": 0}, "no trade in 30 trading days"),
     "stale": ({"days_since_newest": 3}, "newest row 3 trading days before as_of, more than 2"),
-    "size_unit_suspected": (
+    "units_in_doubt": (
         {"source_jump": SUSPICION},
-        f"{SUSPICION}; the next day with trades tells whether volume is in a new unit, or that day was odd",
+        f"{SUSPICION}; the next day with trades tells which unit volume is in",
     ),
     "too_few_trades": ({"n_trades": 29}, "29 trades, fewer than 30"),
     "too_few_hours": ({"active_hours": 19}, "trades in 19 clock hours, fewer than 20"),
@@ -271,7 +271,7 @@ REMEDIES: list[tuple[str, dict[str, Any]]] = [
     ("bad_source_rows", {"n_bad_trades": 0}),
     ("no_trades", {"n_trades": 10}),
     ("stale", {"days_since_newest": 0}),
-    ("size_unit_suspected", {"source_jump": "size_unit_change on 2024-03-05: price x1, trade size x100"}),
+    ("units_in_doubt", {"source_jump": "size_unit_change on 2024-03-05: price x1, trade size x100"}),
     ("too_few_trades", {"n_trades": 100}),
     ("too_few_hours", {"active_hours": 100}),
     ("no_two_sided_book", {"price": 0.99, "spread": 0.9}),

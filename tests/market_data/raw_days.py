@@ -5,6 +5,7 @@ Written from `schema.py` and mathematics.md §5, not from the code under test: n
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -193,6 +194,7 @@ def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
         "high_price": p.max(),
         "low_price": p.min(),
         "close_price": p.iloc[-1] if len(t) else np.nan,
+        **_largest_step(t),
         "active_hours": stamps.dt.tz_convert(zone).dt.hour.nunique(),
         "volume_by_hour": _by_hour(s, stamps, zone),
         "n_trade_bars": len(bars),
@@ -206,6 +208,20 @@ def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
         "trade_products": (moves[1:] * moves[:-1]).sum(),
         "n_trade_products": max(len(moves) - 1, 0),
     }
+
+
+def _largest_step(t: pd.DataFrame) -> dict[str, Any]:
+    """The change of price from bar to bar that is farthest from none."""
+    bar = t["timestamp"].dt.floor("5min")
+    last = t["price"].groupby(bar).last()
+    out: dict[str, Any] = {"price_step": np.nan, "size_step": np.nan, "step_at": pd.NaT}
+    for before, after in itertools.pairwise(last.index):
+        ratio = last[after] / last[before]
+        if not abs(np.log(ratio)) <= abs(np.log(out["price_step"])):
+            sizes = [t.loc[part, "size"].mean() for part in (bar >= after, bar < after)]
+            at = t.loc[bar == after, "timestamp"].min()
+            out = {"price_step": ratio, "size_step": sizes[0] / sizes[1], "step_at": at}
+    return out
 
 
 def _noisy(t: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, *, with_book: bool) -> dict[str, Any]:

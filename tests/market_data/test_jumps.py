@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tributary_opt.calibration.refusals import refusals
 from tributary_opt.market_data.buckets import zero_rows
 from tributary_opt.market_data.jumps import cut_at_jumps
 from tributary_opt.market_data.market_days import Window, in_order
+from tributary_opt.market_data.markets import ReferenceData
 from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.settings import CalibrationRules
 
 LAST = date(2024, 3, 29)
 DAYS = [LAST - timedelta(days=i) for i in range(19, -1, -1)]
@@ -311,3 +314,79 @@ def test_prices_off_every_tick_name_no_change() -> None:
     days = on_ticks(0.01, 0.001)
     days.loc[days.index % 3 == 0, "close_price"] += 0.0000123
     assert cut_at_jumps(days, WINDOW)["source_jump"].isna().all()
+
+
+def within_day(at: int, step: float, size: float, *, stays: bool = True) -> pd.DataFrame:
+    """The market of `rows`, whose price and sizes step within a day, and stay there or come back before its close."""
+    days = rows()
+    later = np.arange(len(days)) > at
+    factor = np.where(later & stays, step, 1.0)
+    days["open_price"] *= factor
+    days["close_price"] *= np.where((np.arange(len(days)) == at) & stays, step, factor)
+    days["volume"] *= np.where(later & stays, size, 1.0)
+    days["price_step"], days["size_step"] = 1.01, 1.1
+    days.loc[at, ["price_step", "size_step"]] = step, size
+    days["step_at"] = days["day"] + pd.Timedelta(hours=12, minutes=5)
+    return days
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "size"),
+    [
+        ("split", 0.1, 10.0),
+        ("split", 0.5, 2.1),
+        ("split", 8.0, 0.11),
+        ("unit_change", 0.001, 0.9),
+        ("price_gap", 1.5, 1.0),
+        (None, 1.3, 1.0),
+        (None, 0.75, 1.0),
+    ],
+)
+def test_jump_within_a_day_is_named_and_that_day_is_in_no_window(name: str | None, step: float, size: float) -> None:
+    found = window_statistics(cut_at_jumps(within_day(12, step, size), WINDOW), WINDOW).iloc[0]
+    if name is None:
+        assert pd.isna(found["source_jump"])
+        assert found["n_days"] == 20
+    else:
+        words = f"{name} within {DAYS[12]}, at 12:05 UTC: price x{step:.4g}, trade size x{size:.4g}"
+        assert found["source_jump"] == words
+        assert (found["n_days"], found["window_start"]) == (7, pd.Timestamp(DAYS[13], tz="UTC"))
+
+
+def test_jump_within_the_newest_day_leaves_nothing_to_go_by_and_the_market_is_refused() -> None:
+    found = window_statistics(cut_at_jumps(within_day(19, 0.1, 10.0), WINDOW), WINDOW)
+    assert found["source_jump"].iloc[0].startswith(f"mixed_units: split within {LAST}, at 12:05 UTC")
+    assert found["n_days"].iloc[0] == 1
+    reference = ReferenceData(pd.DataFrame({"market_id": ["M"], "token_id": ["M"], "kind": "price"})).of(found)
+    end = pd.Series([pd.Timestamp(LAST, tz="UTC") + pd.Timedelta(days=1)])
+    reasons = refusals(found, reference, CalibrationRules(), end)
+    assert reasons.reason[0] == "units_in_doubt"
+    assert "price x0.1" in reasons.detail[0]
+
+
+def test_step_that_comes_back_or_that_no_day_can_be_compared_with_is_no_jump() -> None:
+    for days in (within_day(12, 0.1, 10.0, stays=False), within_day(12, 0.1, 10.0).iloc[8:].reset_index(drop=True)):
+        names = cut_at_jumps(days, WINDOW)["source_jump"]
+        assert names.isna().all() == (len(days) == 20)
+    few = within_day(17, 0.1, 10.0).iloc[15:].reset_index(drop=True)
+    assert cut_at_jumps(few, WINDOW)["source_jump"].dropna().str.contains("within").sum() == 0
+
+
+@pytest.mark.parametrize("sd", [0.02, 0.2])
+def test_wild_moves_of_a_market_that_has_them_are_no_jump(sd: float) -> None:
+    """Two hundred markets with t(3) moves from bar to bar."""
+    rng = np.random.default_rng(4)
+    moves = rng.standard_t(3, (200, 20, 288)) * sd / np.sqrt(3 * 288)
+    largest = np.abs(moves).argmax(axis=2)[:, :, np.newaxis]
+    made, like = [], rows()
+    for market in range(200):
+        days = like.assign(market_id=f"M{market:03d}", token_id=f"M{market:03d}")
+        days["open_price"] = 50.0 * np.exp(np.append(0.0, np.cumsum(moves[market].sum(axis=1)))[:-1])
+        days["close_price"] = days["open_price"] * np.exp(moves[market].sum(axis=1))
+        days["price_step"] = np.exp(np.take_along_axis(moves[market], largest[market], axis=1)[:, 0])
+        days["size_step"] = rng.lognormal(0, 0.5, 20)
+        days["step_at"] = days["day"]
+        made.append(days)
+    found = cut_at_jumps(in_order(pd.concat(made, ignore_index=True), WINDOW), WINDOW)
+    assert (np.exp(np.abs(moves)) > 1.4).any() == (sd == 0.2)
+    assert not found["source_jump"].dropna().str.contains("within").any()

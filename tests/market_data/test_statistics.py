@@ -386,6 +386,10 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
 def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str, object]:
     """One market's statistics, as schema.py words them, in plain Python."""
     by_day = {r["day"].date(): r for r in rows.to_dict("records")}
+    looked_at = ("n_trades", "n_bad_trades", "n_snapshots")
+    active = [i for i, d in enumerate(days) if d in by_day and any(by_day[d][name] for name in looked_at)]
+    if active and (1 - (len(active) + 0.5) / (len(days) - active[0] + 1)) ** active[0] < 0.01:
+        days = days[active[0] :]  # the day on which it was listed
     have = [by_day[d] for d in days if d in by_day]
 
     def total(name: str) -> float:

@@ -69,9 +69,9 @@ def refusals(
     )
     jump = s["source_jump"].astype(str)
     reasons.note(
-        "size_unit_suspected",
-        jump.str.contains("size_unit_suspected", regex=False).to_numpy(),
-        text("", jump, "; the next day with trades tells whether volume is in a new unit, or that day was odd"),
+        "units_in_doubt",
+        jump.str.contains(f"{schema.SUSPECTED}|{schema.MIXED}").to_numpy(),
+        text("", jump, "; the next day with trades tells which unit volume is in"),
     )
     reasons.note(
         "too_few_trades",

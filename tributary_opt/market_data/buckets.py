@@ -223,6 +223,7 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "high_price": trade.reduce(np.maximum, h),
         "low_price": trade.reduce(np.minimum, low),
         "close_price": trade.last(c),
+        **_step_columns(trade),
         "active_hours": (trade.sum_by_hour(n) > 0).sum(axis=1).astype(np.int32),
         "volume_by_hour": list(by_hour),
         "n_trade_bars": trade.count(np.ones(len(n))).astype(np.int32),
@@ -239,6 +240,27 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "n_trade_products": trade.count(paired).astype(np.int32),
         "trade_products": trade.sum(products),
     }
+
+
+def _step_columns(trade: _Buckets) -> dict[str, object]:
+    """Where the price changed most from bar to bar, and how sizes did there."""
+    price, volume, n = trade["close"], trade["volume"], trade["n"]
+    steps = trade.steps()
+    log = np.log(price[steps] / price[steps - 1])
+    largest = steps[np.lexsort((-np.abs(log), trade.market[steps]))]
+    largest = largest[np.flatnonzero(np.diff(trade.market[largest], prepend=-1))]  # one a market, the first of equals
+    at = np.full(trade.n_markets, len(price))
+    at[trade.market[largest]] = largest
+    later = np.arange(len(price)) >= at[trade.market]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = [trade.sum(np.where(part, volume, 0.0)) / trade.sum(np.where(part, n, 0.0)) for part in (later, ~later)]
+        grown = sizes[0] / sizes[1]
+    out = np.full(trade.n_markets, np.nan)
+    out[trade.market[largest]] = price[largest] / price[largest - 1]
+    stamps = np.full(trade.n_markets, np.datetime64("NaT"), dtype="datetime64[us]")
+    stamps[trade.market[largest]] = trade["first_at"][largest]
+    stepped = np.isfinite(out)
+    return {"price_step": out, "size_step": np.where(stepped, grown, np.nan), "step_at": _stamps(stamps)}
 
 
 def _noisy_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
@@ -366,8 +388,7 @@ def zero_rows(day: date, instruments: pd.DataFrame) -> pd.DataFrame:
         elif column.type == "SYMBOL":
             columns[column.name] = pd.Series([""] * n, dtype=object)
         elif column.type == "DOUBLE":
-            missing = column.name.endswith(("_price", "_mid", "_cap"))
-            columns[column.name] = np.full(n, np.nan if missing else 0.0)
+            columns[column.name] = np.full(n, np.nan if column.name.endswith(schema.LEVELS) else 0.0)
         else:
             columns[column.name] = np.zeros(n, dtype=np.int32 if column.type == "INT" else np.int64)
     return pd.DataFrame(columns)

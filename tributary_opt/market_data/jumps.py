@@ -1,7 +1,8 @@
 """Jumps in a source, named and cut off: a split, a change of units, a contract rolled.
 
 Prices and sizes before such a day are in other units than those after it: no average over both means anything. They
-show between two days of a market's rows, and the window then begins with the newest one. A change of the tick leaves
+show between two days of a market's rows, and the window then begins with the newest one; or, of 1.4 and more, from one
+5-minute bar to the next within a day, which is then in both units and left out as well. A change of the tick leaves
 both units as they are: it is named, and the window is kept.
 
 A change of the sizes' unit moves no price, and an odd day may look like one: it is known on its second day. On its
@@ -9,8 +10,9 @@ first it is suspected, where size and volume of the trades leave all that was se
 one night, so that neither unit is averaged into the other, and calibration refuses the market, whose volume may be in
 either. The next day with trades makes it a `size_unit_change`, or puts an odd day back among the others.
 
-What cannot be seen: a roll by less than `ROLL_FROM` or `GAP_SIGMAS` moves of as long a time, which is what prices do by
-themselves; one between sessions hours apart that is below `GAP_FROM`, which is an ordinary night; a new tick before
+What cannot be seen: a roll within a day by less than a factor of 1.4, or with fewer than six days to judge it by; one
+between days by less than `ROLL_FROM` or `GAP_SIGMAS` moves of as long a time, which is what prices do by themselves;
+one between sessions hours apart that is below `GAP_FROM`, which is an ordinary night; a new tick before
 `TICK_CHANCE` is met, by a factor of 10 after 5 days that traded at two prices or more, of 5 after 7, of 2 after 15.
 """
 
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+from tributary_opt import schema
 
 if TYPE_CHECKING:  # which needs this module to bound flow
     from tributary_opt.market_data.market_days import Window
@@ -46,9 +50,6 @@ SIZE_FROM = 10.0
 """Factor of the mean trade size, price unmoved, that is a change of its unit, on two days before and two after. On the
 newest day alone it may be one. [-]"""
 
-SUSPECTED = "size_unit_suspected"
-"""Name of what the next day with trades decides: a new unit of the sizes, or an odd day."""
-
 MIN_ALIKE = 10.0
 """Trades alike, (Σ size)²/Σ size², that such a day must be worth: one block is none. [-]"""
 
@@ -69,14 +70,60 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
         missing for markets without one. A probability jumps with its news: of those only a change of units counts, or
         of the tick, which cuts nothing off.
     """
-    return _with_tick_changes(_cut(rows))
-
-
-def _cut(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(
         source_jump=pd.Series(None, index=rows.index, dtype=object),
         jump_day=pd.Series(pd.NaT, index=rows.index, dtype="datetime64[us, UTC]"),
     )
+    return _with_tick_changes(_cut(_cut_within_days(rows)))
+
+
+def _cut_within_days(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each market after the newest day within which its units changed. That day itself is in both: where there
+    is no later one it stays alone, under the name `schema.MIXED`, for calibration to refuse."""
+    step, size = (np.log(rows[name].to_numpy(dtype=float)) for name in ("price_step", "size_step"))
+    priced = (rows["kind"] != "probability").to_numpy()  # which jumps with its news
+    maybe = np.flatnonzero(priced & (np.abs(step) > np.log(SPLIT_FROM)))
+    if not len(maybe):
+        return rows
+    moved = np.log((rows["close_price"] / rows["open_price"]).to_numpy(dtype=float))
+    ids = rows.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
+    drop = np.zeros(len(rows), dtype=bool)
+    for i in maybe:  # rare by their nature
+        first, last = np.searchsorted(ids, ids[i]), np.searchsorted(ids, ids[i], side="right")
+        others = np.delete(moved[first:last], i - first)
+        name = _name_within(step[i], size[i], moved[i], others[np.isfinite(others)])
+        if name is None:
+            continue
+        later = rows.iloc[i + 1 : last]
+        mixed = not (later["n_trades"] > 0).any()
+        words = f"{schema.MIXED}: {name}" if mixed else name
+        words += (
+            f" within {rows['day'].iloc[i]:%Y-%m-%d}, at {rows['step_at'].iloc[i]:%H:%M} UTC: price "
+            f"x{np.exp(step[i]):.4g}, trade size x{np.exp(size[i]):.4g}"
+        )
+        drop[first : i if mixed else i + 1] = True
+        rows.loc[rows.index[first:last], "source_jump"] = words
+        rows.loc[rows.index[first:last], "jump_day"] = rows["day"].iloc[i] if mixed else later["day"].iloc[0]
+    return rows[~drop].reset_index(drop=True)
+
+
+def _name_within(step: float, size: float, moved: float, others: np.ndarray) -> str | None:
+    """What a step of the price from bar to bar is; None for what a market does by itself. All are logarithms.
+
+    A new unit stays until the close, which a typing error does not, and is a step no day of the market is like.
+    """
+    if abs(moved - step) > 0.3 * abs(step) or len(others) < MIN_DAYS:
+        return None
+    daily = np.sqrt(np.mean(others**2))
+    decades = abs(step) / np.log(10.0)
+    if round(decades) >= 1 and abs(decades - round(decades)) < 0.05 and abs(step) > GAP_SIGMAS / 2 * daily:
+        return "split" if abs(size + step) < 0.3 * abs(step) else "unit_change"
+    if abs(step) > GAP_SIGMAS / 2 * daily and abs(size + step) < 0.5 * abs(step):
+        return "split"
+    return "price_gap" if abs(step) > GAP_SIGMAS * daily else None
+
+
+def _cut(rows: pd.DataFrame) -> pd.DataFrame:
     traded = rows[(rows["n_trades"] > 0) & rows["open_price"].gt(0) & rows["close_price"].gt(0)]
     if len(traded) < 2:
         return rows
@@ -101,7 +148,7 @@ def _cut(rows: pd.DataFrame) -> pd.DataFrame:
         elapsed = float(hours[i]) if soon[i] else None
         name = _name(traded.iloc[first:last], size[first:last], i + 1 - first, factor[i], elapsed)
         if name is None and i + 2 == last and _suspected(traded.iloc[begins.get(int(ids[i]), first) : last]):
-            name = SUSPECTED
+            name = schema.SUSPECTED
         if name is None:
             continue
         begins[int(ids[i])] = int(i) + 1

@@ -78,8 +78,7 @@ def to_frame(rows: pa.Table) -> pd.DataFrame:
     rows = rows.select(schema.MARKET_DAYS.names)
     for i, column in enumerate(schema.MARKET_DAYS.columns):
         # Of days whose ticks have retired, what a newer version measures is unknown: it adds nothing to a sum.
-        missing = column.name.endswith(("_price", "_mid")) or column.name == "flow_cap"
-        if column.type in ("INT", "LONG") or (column.type == "DOUBLE" and not missing):
+        if column.type in ("INT", "LONG") or (column.type == "DOUBLE" and not column.name.endswith(schema.LEVELS)):
             rows = rows.set_column(i, column.name, rows[column.name].fill_null(0))
     frame: pd.DataFrame = rows.to_pandas()
     for name in ("market_id", "token_id"):
