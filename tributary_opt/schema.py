@@ -245,8 +245,8 @@ def _time(name: str, meaning: str) -> Column:
 _MARKET = (_symbol("market_id", "the market"), _symbol("token_id", "the instrument within the market"))
 
 PARAMETER_DRIFTS: Final = ("adv", "epsilon", "eta", "gamma", "sigma")
-"""Parameters whose change against the release before is a z-score in the row. The spread's is that of epsilon; of alpha
-the tape says nothing, so that nothing of it can drift."""
+"""Parameters whose change against the release before is a z-score in the row. That of epsilon is the half-spread's; of
+alpha the tape says nothing, so that nothing of it can drift."""
 
 IMPACT_BUCKETS: Final = (5, 15, 30, 60)
 """Bucket lengths of the impact sums. [minutes]"""
@@ -632,7 +632,12 @@ PARAMETERS: Final = Table(
         _int("data_age", "trading days from the newest source row to as_of", "day"),
         _int("mid_age", "trading days from the newest two-sided look at the book to as_of; null: there is none", "day"),
         *(
-            _double(f"{name}_drift_z", "-", f"change of log {name} since the release before, in standard errors")
+            _double(
+                f"{name}_drift_z",
+                "-",
+                f"change of log {'half-spread, its fee aside,' if name == 'epsilon' else name} since the release "
+                "before, in standard errors",
+            )
             for name in PARAMETER_DRIFTS
         ),
         Column(

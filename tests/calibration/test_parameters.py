@@ -198,7 +198,7 @@ def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1))
     now["sigma"], now["adv"] = before["sigma"] * 1.1, before["adv"] / 1.1
     z = with_drift(now, before, every_day)["sigma_drift_z"]
-    expected = np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(2 / 30))
+    expected = np.log(1.1) / (before["sigma_se"] / before["sigma"] * np.sqrt(2 / 30))  # the larger of both
     np.testing.assert_allclose(z, expected, rtol=1e-12)
     of_adv = -np.log(1.1) / (now["adv_se"] / now["adv"] * np.sqrt(2 / 30))
     np.testing.assert_allclose(with_drift(now, before, every_day)["adv_drift_z"], of_adv, rtol=1e-12)
@@ -217,7 +217,7 @@ def test_drift_is_measured_in_errors_of_weighted_means(half_life: float, days: i
         weights[row, oldest : oldest + 30] = 0.5 ** (np.arange(29, -1, -1) / half_life)
     ratio = np.sum((weights[0] - weights[1]) ** 2) / np.sum(weights[0] ** 2)
     z = with_drift(now, before, every_day, half_life)["sigma_drift_z"]
-    np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(ratio)), rtol=1e-9)
+    np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / before["sigma"] * np.sqrt(ratio)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("gap", [1, 2, 5])
@@ -231,7 +231,7 @@ def test_drift_over_a_weekend_is_that_of_the_trading_days_between(gap: int) -> N
         before = calibrate(panel(n=12), LAW).assign(calendar="XNYS", window_end=pd.Timestamp(earlier, tz="UTC"))
         now = before.assign(window_end=pd.Timestamp(end, tz="UTC"), sigma=before["sigma"] * 1.1)
         z = with_drift(now, before, lambda code, day, n: trading_calendar(code).last_days(day, n))["sigma_drift_z"]
-        expected = np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(2 * gap / 30))
+        expected = np.log(1.1) / (now["sigma_se"] / before["sigma"] * np.sqrt(2 * gap / 30))
         np.testing.assert_allclose(z, expected, rtol=1e-12)
         found.append(z)
     np.testing.assert_allclose(*found, rtol=1e-12)
@@ -240,10 +240,48 @@ def test_drift_over_a_weekend_is_that_of_the_trading_days_between(gap: int) -> N
 def test_drift_of_windows_of_different_length_is_in_the_errors_of_their_means() -> None:
     """A market seen for 10 days, then for 11: a mean of 11 against that of 10 of them."""
     before = calibrate(panel(n=12), LAW).assign(n_days=10)
-    now = before.assign(n_days=11, window_end=before["window_end"] + pd.Timedelta(days=1), sigma=before["sigma"] * 1.1)
+    now = before.assign(n_days=11, window_end=before["window_end"] + pd.Timedelta(days=1))
+    now[["sigma", "sigma_se"]] *= 1.1
     share = (1 / 11**2 + 10 * (1 / 10 - 1 / 11) ** 2) / (1 / 11)
     z = with_drift(now, before, every_day)["sigma_drift_z"]
     np.testing.assert_allclose(z, np.log(1.1) / (now["sigma_se"] / now["sigma"] * np.sqrt(share)), rtol=1e-12)
+
+
+def of_volumes(volume: np.ndarray) -> pd.DataFrame:
+    """Rows of markets with these daily volumes, shape (markets, days)."""
+    n = volume.shape[1]
+    adv, se = volume.mean(axis=1), volume.std(axis=1, ddof=1) / np.sqrt(n)
+    of = measured([{"adv": a, "adv_se": s, "n_days": n} for a, s in zip(adv, se, strict=True)])
+    return calibrate(of, LAW)
+
+
+@pytest.mark.parametrize("factor", [1.0, 5.0, 20.0])
+def test_day_unlike_all_others_moves_drift_as_far_when_it_leaves_as_when_it_came(factor: float) -> None:
+    """And without one the z of volume is a standard normal number."""
+    volume = 1e6 * np.random.default_rng(3).gamma(25.0, 1 / 25.0, (400, 31))
+    z = {}
+    for name, day in (("came", 30), ("left", 0)):
+        tape = volume.copy()
+        tape[:, day] *= factor
+        before, now = of_volumes(tape[:, :30]), of_volumes(tape[:, 1:])
+        now["window_end"] = before["window_end"] + pd.Timedelta(days=1)
+        z[name] = with_drift(now, before, every_day)["adv_drift_z"]
+    if factor == 1.0:
+        assert z["left"].std() == pytest.approx(1.0, abs=0.1)
+        assert abs(z["left"].mean()) < 0.15
+    else:
+        assert 3.0 < z["came"].median() < 5.5
+        assert z["left"].median() == pytest.approx(-z["came"].median(), rel=0.05)
+        assert z["left"].abs().max() < 6.0
+
+
+def test_drift_of_epsilon_is_of_the_half_spread_and_not_of_the_price_that_the_fee_goes_by() -> None:
+    before = calibrate(panel(n=12), LAW)
+    now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1), epsilon=before["epsilon"] * 3.0)
+    assert (with_drift(now, before, every_day)["epsilon_drift_z"] == 0).all()
+    now[["spread", "spread_se"]] *= 1.1
+    expected = np.log(1.1) / (now["spread_se"] / now["spread"] * np.sqrt(2 / 30))
+    np.testing.assert_allclose(with_drift(now, before, every_day)["epsilon_drift_z"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.7])
