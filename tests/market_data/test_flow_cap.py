@@ -6,7 +6,7 @@ from datetime import date
 
 import numpy as np
 import pytest
-from tick_tables import assert_same_rows, book, load, market_days, observe, stored, trade
+from tick_tables import assert_same_rows, book, empty, load, market_days, observe, stored, trade
 
 from tributary_opt import schema
 from tributary_opt.settings import StatisticsRules
@@ -55,9 +55,27 @@ def test_cap_of_a_thin_market_is_no_less_than_twenty_mean_trades(db: QuestDB) ->
     rows = stored(days, DAYS[-1], 4)
     of_m = rows[rows["market_id"] == "M"]
     # 1,200, then 3,200 and 2,200 contracts a day in three trades.
-    np.testing.assert_allclose(of_m["flow_cap"], [np.nan, 8_000.0, 14_700.0, 14_700.0], rtol=1e-12)
+    np.testing.assert_allclose(of_m["flow_cap"], [np.nan, 8_000.0, 44_000 / 3, 44_000 / 3], rtol=1e-9)
     q = of_m["impact_5m"].map(lambda a: a[schema.IMPACT_SUMS.index("q")])
-    np.testing.assert_allclose(q, [1_000.0, 3_000.0, 2_000.0, 14_700.0], rtol=1e-12)
+    np.testing.assert_allclose(q, [1_000.0, 3_000.0, 2_000.0, 44_000 / 3], rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [3.0, 0.0283, 1e-9])
+def test_cap_is_the_same_share_in_any_unit_of_size(db: QuestDB, unit: float) -> None:
+    """In barrels, gallons or cubic metres: a cap of three digits differed by up to half a percent."""
+    caps = []
+    for times in (1.0, unit):
+        trades, books = ticks()
+        trades += [trade(f"{day}T11:06:00Z", "M", 10.0, 37.0, "sell") for day in DAYS]
+        empty(db)
+        load(db, [row | {"size": row["size"] * times} for row in trades], books)
+        days = market_days(db, rules=StatisticsRules(flow_cap_trades=2.7))
+        observe(days, DAYS[-1], 4)
+        rows = stored(days, DAYS[-1], 4)
+        of_m = rows[rows["market_id"] == "M"]
+        q = of_m["impact_5m"].map(lambda a: a[schema.IMPACT_SUMS.index("q")])
+        caps.append(np.stack([of_m["flow_cap"].to_numpy(), q.to_numpy(dtype=float)]) / times)
+    np.testing.assert_allclose(caps[1], caps[0], rtol=1e-9)
 
 
 def split_ticks(kind: str = "split") -> tuple[list, list]:

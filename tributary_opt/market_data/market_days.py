@@ -263,9 +263,9 @@ class MarketDays:
         """Bound on each instrument's flow in a bucket: a share of its mean volume on the days before that had any, and
         at least some of its mean trades.
 
-        A split on the way, or on the day itself, is reckoned with: all is in contracts of that day. Three digits of it:
-        sums of the server and of stored rows differ in their last one. It stays as it is when an earlier day is
-        corrected later.
+        A split on the way, or on the day itself, is reckoned with: all is in contracts of that day. Ten digits of it:
+        sums of the server and of stored rows differ in their last one, and fewer would be those of the contracts'
+        unit. It stays as it is when an earlier day is corrected later.
         """
         keys = ["market_id", "token_id"]
         pairs = instruments.loc[instruments["folded_with"] != "", [*keys, "folded_with"]]
@@ -283,8 +283,7 @@ class MarketDays:
         volume = ours["volume"].to_numpy(dtype=float)
         trades = self._rules.flow_cap_trades / ours["n_trades"].to_numpy(dtype=float)
         cap = volume * np.maximum(self._rules.flow_cap_pct_adv / 100.0, trades)
-        digit = 10.0 ** (np.floor(np.log10(cap)) - 2.0)
-        return np.asarray(np.round(cap / digit) * digit)
+        return np.array([float(f"{of_one:.10g}") for of_one in cap])
 
     def _read_session(self, session: Session, source_digest: str, unread: Collection[date]) -> Iterator[pd.DataFrame]:
         seen = self._seen(session)
