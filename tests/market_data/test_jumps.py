@@ -57,6 +57,8 @@ def rows(market: str = "M", kind: str = "price", **from_day_12: float) -> pd.Dat
         (None, "price", {"size": 4.0}),
         (None, "probability", {"price": 1.8}),
         (None, "probability", {"price": 0.2}),
+        (None, "probability", {"price": 0.1}),
+        (None, "probability", {"price": 0.01}),
     ],
 )
 def test_jump_is_named_and_the_window_begins_with_it(name: str | None, kind: str, change: dict[str, float]) -> None:
@@ -225,6 +227,30 @@ def around_the_clock(roll: float, *, minutes: float = 4.0, move: float = 0.02, s
         last = opened * np.exp(rng.normal(0, move))
         days.loc[i, ["open_price", "close_price", "high_price", "low_price"]] = [opened, last, 1.1 * last, 0.9 * opened]
     return days.assign(first_trade_at=days["session_start"] + half, last_trade_at=days["session_end"] - half)
+
+
+def pair(factor: float, level: float = 1.0) -> pd.DataFrame:
+    """Two tokens of one series, `level` times that of `rows`; from the thirteenth day on prices are multiplied."""
+    yes = rows(kind="probability", price=factor)
+    yes[["open_price", "close_price"]] *= level
+    yes = yes.assign(token_id="yes", folded_with="no")
+    no = yes.assign(token_id="no", folded_with="yes")
+    no[["open_price", "close_price"]] = 1.0 - yes[["open_price", "close_price"]]
+    return in_order(pd.concat([yes, no], ignore_index=True), WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "level"),
+    [(None, 10.0, 0.1), (None, 0.1, 1.0), ("unit_change", 100.0, 1.0), ("unit_change", 0.01, 100.0)],
+)
+def test_both_tokens_of_a_pair_keep_the_same_days(name: str | None, factor: float, level: float) -> None:
+    """0.05 to 0.5 overnight is 0.95 to 0.5 for the other one: news for both. 50 is in percent, and 1 - 50 no price."""
+    found = window_statistics(cut_at_jumps(pair(factor, level), WINDOW), WINDOW)
+    assert found["n_days"].tolist() == ([20, 20] if name is None else [8, 8])
+    words = found["source_jump"].fillna("").tolist()
+    assert words[0] == words[1]
+    assert words[0].startswith("" if name is None else f"{name} on {DAYS[12]}")
+    assert (words[0] == "") == (name is None)
 
 
 @pytest.mark.parametrize(

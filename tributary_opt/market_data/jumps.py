@@ -67,8 +67,9 @@ def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
     -------
     DataFrame
         Without the rows before a jump; `source_jump` names it in words, `jump_day` is the first day after it. Both are
-        missing for markets without one. A probability jumps with its news: of those only a change of units counts, or
-        of the tick, which cuts nothing off.
+        missing for markets without one. A probability jumps with its news, tenfold too: of those only a change of
+        units counts, where one side of the gap is above 1, which no probability is; or one of the tick, which cuts
+        nothing off. Two tokens that are one series are cut on the same day.
     """
     rows = rows.assign(
         source_jump=pd.Series(None, index=rows.index, dtype=object),
@@ -140,7 +141,7 @@ def _cut(rows: pd.DataFrame) -> pd.DataFrame:
     drop = np.zeros(len(rows), dtype=bool)
     if not len(maybe):
         return rows
-    ids_of_rows = rows.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
+    series = _series(rows)
     place = rows.index.get_indexer(traded.index)
     begins: dict[int, int] = {}  # by market, the first day after its newest jump
     for i in maybe:  # rare by their nature
@@ -152,21 +153,31 @@ def _cut(rows: pd.DataFrame) -> pd.DataFrame:
         if name is None:
             continue
         begins[int(ids[i])] = int(i) + 1
-        row, of_market = place[i + 1], ids_of_rows == ids_of_rows[place[i + 1]]
-        day = rows["day"].iloc[row]
+        row = place[i + 1]
+        of_market, day = series == series[row], rows["day"].iloc[row]
+        if day < rows["jump_day"].iloc[row]:
+            continue  # the pair's other token has jumped since; False where there is none
         words = f"{name} on {day:%Y-%m-%d}: price x{np.exp(factor[i]):.4g}, trade size x{np.exp(grown[i]):.4g}"
-        drop |= of_market & (np.arange(len(rows)) < row)
+        drop |= of_market & (rows["day"] < day).to_numpy()
         rows.loc[of_market, "source_jump"] = words
         rows.loc[of_market, "jump_day"] = day
     return rows[~drop].reset_index(drop=True)
+
+
+def _series(rows: pd.DataFrame) -> np.ndarray:
+    """Which series each row is of: one of a market's token, or of two that were folded into one."""
+    token, other = rows["token_id"].to_numpy(dtype=object), rows["folded_with"].fillna("").to_numpy(dtype=object)
+    first = np.where((other != "") & (other < token), other, token)
+    return rows.assign(token_id=first).groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
 
 
 def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float, hours: float | None) -> str | None:
     """What happened between days `at - 1` and `at` of one market, `hours` apart where that is short; None for what a
     market does by itself."""
     probability = days["kind"].iloc[at] == "probability"
+    above_1 = days["close_price"].iloc[at - 1] > 1, days["open_price"].iloc[at] > 1
     units = _new_units(size, at, factor, probability=probability)
-    if units is not None:
+    if units is not None and not (probability and above_1[0] == above_1[1]):
         return units
     if not probability and len(days) >= MIN_DAYS:
         moves = np.log(days["close_price"].to_numpy() / days["open_price"].to_numpy())
