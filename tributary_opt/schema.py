@@ -534,7 +534,9 @@ PARAMETERS: Final = Table(
         _symbol("strength", "what impact rests on: own_executions | own_tape | pool | prior | rule"),
         _symbol("grade", "A | B | C | D: how far to trust the row; null where refused"),
         _text("grade_reason", "the criteria that decided the grade, with their figures"),
-        _double("epsilon_se", "price", "standard error of epsilon, days as clusters"),
+        _double(
+            "epsilon_se", "price", "standard error of epsilon, days as clusters; below 8 days with 0.4 between days"
+        ),
         _double(
             "eta_se", "price/(contract/day)", "what the tape leaves open in eta; the prior's width is in the interval"
         ),

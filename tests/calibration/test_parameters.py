@@ -336,11 +336,57 @@ def test_power_law_of_the_response_stands_in_the_row_or_the_reason_why_there_is_
 def test_fixed_cost_has_an_interval_by_the_days_behind_its_spread_without_a_book(source: str) -> None:
     no_book = {"n_days_quoted": 0, "n_snapshots": 0, "spread_source": source}
     days = [1, 2, 10, 30]
-    rows = calibrate(measured([{**no_book, "n_days_spread": n} for n in days]), LAW)
-    assert np.isnan(rows.loc[0, "epsilon_low"])
-    half = stats.t.ppf(0.975, np.array(days[1:]) - 1) * rows["epsilon_se"][1:] / rows["epsilon"][1:]
-    np.testing.assert_allclose(rows["epsilon_low"][1:], rows["epsilon"][1:] * np.exp(-half), rtol=2e-3)
-    np.testing.assert_allclose(rows["epsilon_high"][1:], rows["epsilon"][1:] * np.exp(half), rtol=2e-3)
+    rows = calibrate(measured([{**no_book, "n_days_spread": n, "spread_se": 0.003} for n in days]), LAW)
+    of_days = stats.t.ppf(0.975, np.maximum(days, 2.0) - 1) * 0.003 / rows["spread"]
+    # Of one day, as far as the days of recorded markets lie apart, known as well as by eight of them.
+    half = np.where(np.array(days) == 1, stats.t.ppf(0.975, 7) * 0.4, of_days)
+    np.testing.assert_allclose(rows["epsilon_low"], rows["epsilon"] * np.exp(-half), rtol=3e-3)
+    np.testing.assert_allclose(rows["epsilon_high"], rows["epsilon"] * np.exp(half), rtol=3e-3)
+
+
+@pytest.mark.parametrize("method", ["law", "rule"])
+def test_one_day_says_nothing_of_how_days_scatter_and_two_that_agree_are_no_proof(method: str) -> None:
+    days = [1, 2, 3, 7, 8, 30]
+    agree = [
+        {"n_days": n, "n_days_spread": n} | dict.fromkeys(("adv_se", "spread_se"), np.nan if n == 1 else 0.0)
+        for n in days
+    ]
+    rows = calibrate(measured(agree), CalibrationRules(method=method))
+    lent = {"law": 1, "rule": 2}[method]  # volume; volume and spread
+    at_one = np.sqrt(lent * np.log(1 + 0.4**2))
+    of_sigma = rows["sigma_se"] / rows["sigma"] if method == "law" else 0.0
+    error = np.sqrt(np.maximum((rows["eta_se"] / rows["eta"]) ** 2 - of_sigma**2, 0.0))
+    assert error[0] == pytest.approx(at_one, rel=1e-2)
+    assert (np.diff(error[:5]) < -0.01).all()  # every day that agrees is worth something
+    assert error[1] > 0.5 * at_one
+    np.testing.assert_allclose(error[4:], 0.0, atol=1e-7)
+    assert (np.diff(rows["implied_regret"][:5]) < 0).all()
+    assert (np.diff(np.log(rows["epsilon_high"] / rows["epsilon_low"])[:5]) < 0).all()
+
+
+@pytest.mark.parametrize("n_days", [8, 30])
+def test_errors_of_eight_days_and_more_are_their_own(n_days: int) -> None:
+    rows = calibrate(measured([{"n_days": n_days, "n_days_spread": n_days}]), CalibrationRules(method="rule"))
+    row = rows.iloc[0]
+    assert row["epsilon_se"] == pytest.approx(row["spread_se"] / 2, rel=1e-12)
+    of_days = np.log(
+        1 + (row[["adv_se", "spread_se"]].to_numpy() / row[["adv", "spread"]].to_numpy()).astype(float) ** 2
+    )
+    assert row["eta_se"] / row["eta"] == pytest.approx(np.sqrt(of_days.sum()), rel=1e-9)
+
+
+def test_market_of_one_day_is_graded_c_where_it_is_b_with_thirty() -> None:
+    of = panel()
+    of.impact.slope_se[:] = 0.02 * of.impact.slope
+    of.statistics["sigma_se"] = 0.02 * of.statistics["sigma"]
+    thirty = calibrate(of, LAW)
+    of.statistics[["n_days", "n_days_spread"]] = 1
+    of.statistics[["adv_se", "spread_se"]] = np.nan
+    one = calibrate(of, LAW)
+    b = thirty["grade"] == "B"
+    assert b.any()
+    assert set(one.loc[b, "grade"]) == {"C"}
+    assert one.loc[b, "grade_reason"].str.contains("implied regret").all()
 
 
 def pairs(n: int = 15) -> Measured:
