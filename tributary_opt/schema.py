@@ -544,7 +544,14 @@ PARAMETERS: Final = Table(
             "gamma_se", "price/contract", "what the tape leaves open in gamma; the prior's width is in the interval"
         ),
         *(
-            _double(f"{name}_{end}", unit, f"{quantile} % quantile of {name}")
+            _double(
+                f"{name}_{end}",
+                unit,
+                f"{quantile} % quantile of {name}"
+                + (
+                    "; the fee where edge or roll is within its error of 0" if (name, end) == ("epsilon", "low") else ""
+                ),
+            )
             for name, unit in (
                 ("epsilon", "price"),
                 ("eta", "price/(contract/day)"),

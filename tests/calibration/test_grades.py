@@ -14,13 +14,14 @@ from tributary_opt.settings import CalibrationRules, GradeLimits
 LIMITS = GradeLimits()
 BEST = {
     **{"method": "law", "response_log_sd": 0.1, "sigma": 1.0, "sigma_se": 0.01, "response_n": 5_000, "data_age": 0},
-    **{"mid_age": np.nan},
+    **{"mid_age": np.nan, "epsilon": 1.0, "epsilon_se": 0.01},
     **{"signed_share": 1.0, "model_risk": 1.5, "implied_regret": 0.01},
 }
 CRITERIA = {
     # limit: the column that it is held against, and whether more is better
     "response_log_sd": ("response_log_sd", False),
     "sigma_log_sd": ("sigma_se", False),
+    "epsilon_error": ("epsilon_se", False),
     "buckets": ("response_n", True),
     "signed_share": ("signed_share", True),
     "data_age": ("data_age", False),

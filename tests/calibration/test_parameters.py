@@ -334,14 +334,32 @@ def test_power_law_of_the_response_stands_in_the_row_or_the_reason_why_there_is_
 
 @pytest.mark.parametrize("source", ["effective", "edge", "roll"])
 def test_fixed_cost_has_an_interval_by_the_days_behind_its_spread_without_a_book(source: str) -> None:
-    no_book = {"n_days_quoted": 0, "n_snapshots": 0, "spread_source": source}
-    days = [1, 2, 10, 30]
-    rows = calibrate(measured([{**no_book, "n_days_spread": n, "spread_se": 0.003} for n in days]), LAW)
-    of_days = stats.t.ppf(0.975, np.maximum(days, 2.0) - 1) * 0.003 / rows["spread"]
+    no_book = {"n_days_quoted": 0, "n_snapshots": 0, "spread_source": source, "spread": 0.02, "spread_se": 0.002}
+    days = np.array([1, 2, 10, 30])
+    rows = calibrate(measured([{**no_book, "n_days_spread": n} for n in days]), LAW)
+    off = stats.t.ppf(0.975, np.maximum(days, 2.0) - 1) * 0.1
     # Of one day, as far as the days of recorded markets lie apart, known as well as by eight of them.
-    half = np.where(np.array(days) == 1, stats.t.ppf(0.975, 7) * 0.4, of_days)
-    np.testing.assert_allclose(rows["epsilon_low"], rows["epsilon"] * np.exp(-half), rtol=3e-3)
-    np.testing.assert_allclose(rows["epsilon_high"], rows["epsilon"] * np.exp(half), rtol=3e-3)
+    off[0] = stats.t.ppf(0.975, 7) * 0.4
+    if source == "effective":
+        low, high = 0.01 * np.exp(-off), 0.01 * np.exp(off)
+    else:  # roots of squares, whose error is twice as large
+        low, high = 0.01 * np.sqrt(np.maximum(1 - 2 * off, 0.0)), 0.01 * np.sqrt(1 + 2 * off)
+    np.testing.assert_allclose(rows["epsilon_low"], low, rtol=3e-3)
+    np.testing.assert_allclose(rows["epsilon_high"], high, rtol=3e-3)
+
+
+@pytest.mark.parametrize("source", ["edge", "roll"])
+def test_spread_within_its_error_of_nothing_leaves_the_fee(source: str) -> None:
+    """From 30 days: s² = 4e-4 with an error of 0.2, 0.45 and 0.6 of itself is that far from 0, or not."""
+    changes = [{"spread_source": source, "spread": 0.02, "spread_se": 0.02 * e / 2} for e in (0.2, 0.45, 0.6)]
+    of = measured(changes)
+    of.reference["taker_fee"] = 0.001
+    rows = calibrate(of, LAW)
+    fee = 0.001 * rows["price"]
+    low, high = rows["epsilon_low"] - fee, rows["epsilon_high"] - fee
+    np.testing.assert_allclose(low[:2], 0.01 * np.sqrt(1 - 2.0452 * np.array([0.2, 0.45])), rtol=1e-2)
+    assert low[2] == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(high, 0.01 * np.sqrt(1 + 2.0452 * np.array([0.2, 0.45, 0.6])), rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["law", "rule"])

@@ -18,6 +18,7 @@ _CRITERIA: tuple[tuple[str, str, str, bool], ...] = (
     # limit, column, what to call it, whether more is better
     ("response_log_sd", "response_log_sd", "response known to a factor exp", False),
     ("sigma_log_sd", "sigma_log_sd", "relative error of sigma", False),
+    ("epsilon_error", "epsilon_error", "relative error of epsilon", False),
     ("buckets", "response_n", "buckets with flow and mids", True),
     ("signed_share", "signed_share", "share of the volume signed", True),
     ("data_age", "oldest_feed", "trading days old", False),
@@ -34,11 +35,13 @@ def grade(parameters: pd.DataFrame, limits: GradeLimits) -> tuple[NDArray[np.obj
     n = len(parameters)
     data_age, mid_age = (parameters[name].to_numpy(dtype=float) for name in ("data_age", "mid_age"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        figures = parameters.assign(
-            sigma_log_sd=parameters["sigma_se"].to_numpy(dtype=float) / parameters["sigma"].to_numpy(dtype=float),
-            # Spread, volatility and response of a book that died are as old as its last look, however fresh trades are.
-            oldest_feed=np.where(np.isnan(mid_age), data_age, np.maximum(data_age, mid_age)),
+        sigma_error, epsilon_error = (
+            parameters[f"{name}_se"].to_numpy(dtype=float) / parameters[name].to_numpy(dtype=float)
+            for name in ("sigma", "epsilon")
         )
+    # Spread, volatility and response of a book that died are as old as its last look, however fresh trades are.
+    oldest = np.where(np.isnan(mid_age), data_age, np.maximum(data_age, mid_age))
+    figures = parameters.assign(sigma_log_sd=sigma_error, epsilon_error=epsilon_error, oldest_feed=oldest)
     by_rule = (parameters["method"] == "rule").to_numpy()
     scores, words = [np.where(by_rule, 2, 0)], [np.full(n, "by rule of thumb", dtype=object)]
     for limit, column, name, more in _CRITERIA:

@@ -217,7 +217,11 @@ def calibrate(
         known = out["spread_se"].to_numpy(dtype=float) / spread
         off = np.fmax(t_quantile(days - 1) * known, t_quantile(np.maximum(days, SURE_DAYS) - 1) * spread_error)
         half = np.minimum(off * rule.epsilon / epsilon, 700.0)
-        out["epsilon_low"], out["epsilon_high"] = shown(epsilon * np.exp(-half)), shown(epsilon * np.exp(half))
+        # What is a root knows its square, which near nothing may as well be nothing.
+        squared = np.isin(out["spread_source"].to_numpy(dtype=object), ("edge", "roll"))
+        low, high = (fee + rule.epsilon * np.sqrt(np.maximum(1.0 + sign * 2.0 * off, 0.0)) for sign in (-1.0, 1.0))
+        out["epsilon_low"] = shown(np.where(squared, low, epsilon * np.exp(-half)))
+        out["epsilon_high"] = shown(np.where(squared, high, epsilon * np.exp(half)))
     out["sigma_measured"], out["sigma"] = out["sigma"], np.where(ok, sigma.value, out["sigma"])
     out["sigma_se"] = np.where(ok, sigma.value * sigma.log_sd, out["sigma_se"])
     out["sigma_low"], out["sigma_high"] = shown(sigma.low), shown(sigma.high)
