@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tributary_opt.calibration.least_squares import MIN_DAY_CLUSTERS, Floats, t_quantile
+from tributary_opt.calibration.least_squares import LEAST_EFFECTIVE, MIN_DAY_CLUSTERS, Floats, t_quantile
 
 ALPHA_RANGE = (0.1, 1.5)
 """Exponents that are looked at. [-]"""
@@ -42,7 +42,8 @@ class CalibrationResult:
     method: str
     """profile_least_squares; errors day_clustered | heteroskedasticity_robust"""
     dof: float
-    """Degrees of freedom of Student's t for the intervals. [-]"""
+    """Degrees of freedom of Student's t for the intervals: days, or observations, alike that they are worth, less 1,
+    and never below 1. [-]"""
     warnings: tuple[str, ...] = ()
 
 
@@ -88,8 +89,9 @@ def calibrate_impact_parameters(
     duration : array_like, scalar or shape (n,)
         D, the time over which the flow came. [day]
     days : array_like, shape (n,), optional
-        Any label of the trading day. With 8 or more, errors are clustered by day; else they are robust to
-        heteroskedasticity only.
+        Any label of the trading day. With 8 days or more, errors are clustered by day; else they are robust to
+        heteroskedasticity only. Where few days outweigh the others, so that all are worth fewer than 4 alike, errors
+        are the larger of the two.
 
     Returns
     -------
@@ -103,7 +105,8 @@ def calibrate_impact_parameters(
 
     References
     ----------
-    Tóth et al. (2011), Phys. Rev. X 1, 021006 (the law); White (1980), Econometrica 48(4), 817-838.
+    Tóth et al. (2011), Phys. Rev. X 1, 021006 (the law); White (1980), Econometrica 48(4), 817-838; Carter, Schnepel &
+    Steigerwald (2017), Review of Economics and Statistics 99(4), 698-709 (degrees of freedom).
     """
     q, r = np.asarray(signed_flow, dtype=float), np.asarray(response, dtype=float)
     if q.ndim != 1 or q.shape != r.shape:
@@ -141,18 +144,16 @@ def calibrate_impact_parameters(
     problem = _problem(q, x, z)
     if problem:
         return _nothing(len(q), (*warnings, problem))
-    clusters = np.arange(len(q)) if labels is None else np.unique(labels[usable], return_inverse=True)[1]
-    n_clusters = int(clusters.max()) + 1
-    by_day = labels is not None and n_clusters >= MIN_DAY_CLUSTERS
-    if not by_day:
-        clusters, n_clusters = np.arange(len(q)), len(q)
+    clusters = None if labels is None else np.unique(labels[usable], return_inverse=True)[1]
+    if clusters is None or clusters.max() + 1 < MIN_DAY_CLUSTERS:
+        clusters = None
         warnings.append(
             f"errors are not clustered: give days, at least {MIN_DAY_CLUSTERS} of them; else they are too small where "
             "moves within a day hang together"
         )
     if len(q) < _FEW:
         warnings.append(f"{len(q)} observations with flow, fewer than {_FEW}: errors are rough")
-    return _fitted(_Profile(x, z), clusters, n_clusters, by_day, warnings)
+    return _fitted(_Profile(x, z), clusters, warnings)
 
 
 def _problem(q: Floats, x: Floats, z: Floats) -> str:
@@ -229,30 +230,51 @@ def _root(f: Callable[[float], float], inside: float, outside: float) -> float:
     return (inside + outside) / 2
 
 
-def _fitted(
-    profile: _Profile, clusters: NDArray[np.int64], n_clusters: int, by_day: bool, warnings: list[str]
-) -> CalibrationResult:
+def _fitted(profile: _Profile, days: NDArray[np.int64] | None, warnings: list[str]) -> CalibrationResult:
     n, alpha = len(profile.z), profile.best()
     y, e = profile.prefactor(alpha), profile.errors(alpha)
     rss = float(np.sum(e * e))
     if not rss > 1e-24 * n:
         return _nothing(n, (*warnings, "the law fits without any error: there is nothing to tell how sure it is"))
 
-    # The sandwich of (Y, α).
+    if y == 0:
+        return _nothing(n, (*warnings, "moves do not go with the flow at all: there is no response"))
+
+    # The sandwich of (Y, α), with Y at the participation where the two are orthogonal.
     power = np.exp(alpha * profile.log_x)
-    gradient = np.stack([power, y * power * profile.log_x])
-    bread = np.linalg.inv(np.sum(gradient[:, np.newaxis] * gradient, axis=2))
-    scores = np.stack([np.bincount(clusters, weights=g * e, minlength=n_clusters) for g in gradient])
-    few = n_clusters / (n_clusters - 1) * (n - 1) / (n - 2)
-    robust = few * bread @ np.sum(scores[:, np.newaxis] * scores, axis=2) @ bread
-    classical = rss / (n - 2) * bread[1, 1]
-    dof = n_clusters - 1.0 if by_day else n - 2.0
+    middle = float(np.sum(power * power * profile.log_x) / np.sum(power * power))
+    gradient = np.stack([power, y * power * (profile.log_x - middle)])
+    leverage = gradient * gradient
+    # Beside a flow that dwarfs all others, rounding is all that is left to tell α by.
+    if not np.sum(leverage[1]) > 1e-12 * np.sum((y * power * profile.log_x) ** 2):
+        return _nothing(n, (*warnings, "one flow outweighs all others together: there is no curve; is it an outlier?"))
+    bread = 1.0 / np.sum(leverage, axis=1)
+
+    def sandwich(clusters: NDArray[np.int64]) -> Floats:
+        scores = np.stack([np.bincount(clusters, weights=of * e) for of in gradient])
+        g = scores.shape[1]
+        few = g / (g - 1) * (n - 1) / (n - 2)
+        return np.asarray(few * np.outer(bread, bread) * np.sum(scores[:, np.newaxis] * scores, axis=2))
+
+    each = np.arange(n)
+    robust, effective = sandwich(each), _effective(leverage, each)
+    by_day = days is not None
+    if days is not None:
+        of_days, effective = sandwich(days), _effective(leverage, days)
+        by_day = effective >= LEAST_EFFECTIVE
+        raised = np.sqrt(np.maximum(np.diag(of_days) / np.diag(robust), 1.0))
+        robust = of_days if by_day else robust * np.outer(raised, raised)
+    if effective < LEAST_EFFECTIVE:
+        what = "observations" if days is None else "days"
+        warnings.append(f"few {what} outweigh the others, all are worth {effective:.1f} alike: errors are rough")
+    dof = min(max(effective - 1.0, 1.0), n - 2.0)
+    classical = rss / (n - 2) * bread[1]
     t = float(t_quantile(np.array(dof)))
     interval = profile.interval(alpha, t * t * rss / (n - 2) * robust[1, 1] / classical)
 
     # From typical units to participation of 1: Y = y z_unit / x_unit^α, and α moves both.
     unit = profile.z_unit * math.exp(-alpha * math.log(profile.x_unit))
-    turn = np.array([[unit, -y * unit * math.log(profile.x_unit)], [0.0, 1.0]])
+    turn = np.array([[unit, -y * unit * (math.log(profile.x_unit) + middle)], [0.0, 1.0]])
     covariance = turn @ robust @ turn.T
     at_bound = alpha in ALPHA_RANGE
     if at_bound:
@@ -274,6 +296,12 @@ def _fitted(
         dof=dof,
         warnings=tuple(warnings),
     )
+
+
+def _effective(leverage: Floats, clusters: NDArray[np.int64]) -> float:
+    """How many clusters alike these are worth to the coefficient that has the fewest, (Σ h)²/Σ h²."""
+    shares = np.stack([np.bincount(clusters, weights=of / of.sum()) for of in leverage])
+    return float(np.min(1.0 / np.sum(shares**2, axis=1)))
 
 
 def estimate_market_impact(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tributary_opt import schema
-from tributary_opt.calibration.least_squares import MIN_DAY_CLUSTERS, Floats, Lines, lines, sums
+from tributary_opt.calibration.least_squares import LEAST_EFFECTIVE, MIN_DAY_CLUSTERS, Floats, Lines, lines, sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +27,6 @@ _PLACE = {name: i for i, name in enumerate(schema.IMPACT_MOMENTS)}
 _RESPONSE, _DIRECT = ([_PLACE[name] for name in names] for names in (schema.IMPACT_RESPONSE, schema.IMPACT_DIRECT))
 _WITH_MOVE, _SQUARED = ([_PLACE[pair[i]] for pair in schema.IMPACT_POWER] for i in (0, 1))
 _NODES = np.array(schema.IMPACT_EXPONENTS)
-# Days alike that days must be worth to be clusters. Measured on days whose flow differs by a log-sd of 1 to 3:
-# intervals of 95 % cover 95 to 96 % then, and 91 to 98 % without it.
-_LEAST_EFFECTIVE = 4.0
 
 
 @dataclass(frozen=True)
@@ -286,7 +283,7 @@ def _of_length(
 
 def _enough(found: Lines) -> NDArray[np.bool_]:
     """Whether a market's days say enough about themselves."""
-    return (found.n_clusters >= MIN_DAY_CLUSTERS) & (found.n_effective >= _LEAST_EFFECTIVE)
+    return (found.n_clusters >= MIN_DAY_CLUSTERS) & (found.n_effective >= LEAST_EFFECTIVE)
 
 
 def _block_inflation(

@@ -16,6 +16,10 @@ Floats = NDArray[np.float64]
 MIN_DAY_CLUSTERS = 8
 """Days from which errors are clustered by day; fewer clusters say too little about themselves. [-]"""
 
+LEAST_EFFECTIVE = 4.0
+"""Days alike that days must be worth to be clusters. Measured on days whose flow differs by a log-sd of 1 to 3:
+intervals of 95 % cover 95 to 96 % then, and 91 to 98 % without it. [-]"""
+
 _X_POWERS = np.array((0, 1, 0, 2, 1, 0, 3, 2, 1, 4, 3, 2))
 _Y_POWERS = np.array((0, 0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2))
 _N, _X, _Y, _XX, _XY, _YY, _XXX, _XXY, _XYY, _XXXX, _XXXY, _XXYY = range(12)
