@@ -210,6 +210,17 @@ def test_estimate_carries_the_uncertainty_of_its_calibration() -> None:
     assert estimate_market_impact(0.0, V, SIGMA, c).impact == 0
 
 
+def test_estimate_says_what_its_calibration_said() -> None:
+    """A law of noise alone gave 0.03 [0.017, 0.054] without a word."""
+    rng = np.random.default_rng(5)
+    c = fit(rng.standard_normal(200), rng.standard_normal(200))
+    assert len(c.warnings) >= 2
+    assert estimate_market_impact(0.01 * V, V, SIGMA, c).warnings[-len(c.warnings) :] == c.warnings
+    nothing = fit(np.ones(5), np.ones(5))
+    assert estimate_market_impact(0.01 * V, V, SIGMA, nothing).warnings[-1] == nothing.warnings[-1]
+    assert estimate_market_impact(0.01 * V, V, SIGMA).warnings == ()
+
+
 def test_bad_orders_are_nan_with_a_warning() -> None:
     for order, words in (((-1.0, V, SIGMA), "order_size must be finite and >= 0"), ((1.0, 0.0, SIGMA), "daily_volume")):
         found = estimate_market_impact(*order)

@@ -337,7 +337,7 @@ def estimate_market_impact(
     Returns
     -------
     ImpactEstimate
-        NaN and a warning for a bad value.
+        NaN and a warning for a bad value; the calibration's own warnings are among its.
     """
     a, y = (alpha, prefactor) if calibration is None else (calibration.alpha, calibration.prefactor)
     rules = {
@@ -354,9 +354,9 @@ def estimate_market_impact(
         for name, (value, holds) in rules.items()
         if not (math.isfinite(value) and holds)
     ]
-    nan = math.nan
+    nan, of_law = math.nan, () if calibration is None else calibration.warnings
     if warnings:
-        return ImpactEstimate(nan, nan, (nan, nan), nan, nan, nan, tuple(warnings))
+        return ImpactEstimate(nan, nan, (nan, nan), nan, nan, nan, (*warnings, *of_law))
     participation = order_size / daily_volume / duration
     impact = y * daily_volatility * math.sqrt(duration) * participation**a
     cost = spread / 2 + impact / (1 + a)
@@ -364,7 +364,7 @@ def estimate_market_impact(
         warnings.append(f"participation {participation:.3g} is above 0.1, beyond what the law was seen to hold for")
     bps = 1e4 / price if price > 0 else nan
     interval = _impact_interval(impact, participation, calibration)
-    return ImpactEstimate(participation, impact, interval, cost, impact * bps, cost * bps, tuple(warnings))
+    return ImpactEstimate(participation, impact, interval, cost, impact * bps, cost * bps, (*warnings, *of_law))
 
 
 def _impact_interval(impact: float, participation: float, calibration: CalibrationResult | None) -> tuple[float, float]:
