@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from datetime import date
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import optimize, stats
 
@@ -131,6 +134,35 @@ def test_moves_that_do_not_go_with_flow_at_all_are_no_response() -> None:
     found = fit(np.array([1.0, -1.0, 2.0, -2.0]), np.ones(4))
     assert "there is no response" in found.warnings[-1]
     assert math.isnan(found.alpha)
+
+
+@pytest.mark.parametrize("none", [None, math.nan, np.datetime64("NaT"), pd.NaT, pd.NA])
+@pytest.mark.parametrize(
+    "label", [float, str, lambda d: date(2024, 3, 1 + int(d)), lambda d: np.datetime64(int(d), "D")]
+)
+def test_observations_without_a_day_are_left_out_with_a_warning(none: object, label: Callable[[int], object]) -> None:
+    """NaN and NaT were one day together, None a TypeError."""
+    q, r, days = tape(7, n=400)
+    gone = np.arange(400) % 4 == 0
+    found = fit(q, r, [none if g else label(d) for g, d in zip(gone, days, strict=True)])
+    without = fit(q[~gone], r[~gone], days[~gone])
+    assert found.warnings == ("days must have a label: 100 observations without one are left out", *without.warnings)
+    assert dataclasses.replace(found, warnings=()) == dataclasses.replace(without, warnings=())
+
+
+def test_days_may_be_a_column_of_a_table() -> None:
+    q, r, days = tape(7, n=400)
+    stamps = pd.Series(pd.Timestamp("2024-03-01", tz="UTC") + pd.to_timedelta(days, unit="D"))
+    for column in (
+        stamps,
+        stamps.dt.tz_localize(None),
+        stamps.dt.date,
+        stamps.astype("string"),
+        stamps.astype("category"),
+    ):
+        missing = column.where(np.arange(400) >= 40)
+        assert fit(q, r, column) == fit(q, r, days)
+        assert fit(q, r, missing).alpha == fit(q[40:], r[40:], days[40:]).alpha
 
 
 def test_result_does_not_depend_on_units() -> None:

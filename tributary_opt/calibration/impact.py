@@ -89,9 +89,9 @@ def calibrate_impact_parameters(
     duration : array_like, scalar or shape (n,)
         D, the time over which the flow came. [day]
     days : array_like, shape (n,), optional
-        Any label of the trading day. With 8 days or more, errors are clustered by day; else they are robust to
-        heteroskedasticity only. Where few days outweigh the others, so that all are worth fewer than 4 alike, errors
-        are the larger of the two.
+        Any label of the trading day; observations without one (None, NaN, NaT) are left out. With 8 days or more,
+        errors are clustered by day; else they are robust to heteroskedasticity only. Where few days outweigh the
+        others, so that all are worth fewer than 4 alike, errors are the larger of the two.
 
     Returns
     -------
@@ -118,12 +118,13 @@ def calibrate_impact_parameters(
         if array.ndim and array.shape != q.shape:
             raise ValueError(f"{name} must be a number or one for each of {len(q)} observations, got {array.shape}")
         scales[name] = np.broadcast_to(array, q.shape)
-    labels = None if days is None else np.asarray(days)
-    if labels is not None and labels.shape != q.shape:
-        raise ValueError(f"days must be a label for each of {len(q)} observations, got {labels.shape}")
+    labels = None if days is None else _labels(days, len(q))
 
     warnings: list[str] = []
     usable = np.isfinite(q) & np.isfinite(r)
+    if labels is not None and (labels < 0).any():
+        warnings.append(f"days must have a label: {np.sum(labels < 0)} observations without one are left out")
+        usable &= labels >= 0
     for name, array in scales.items():
         positive = np.isfinite(array) & (array > 0)
         if not positive.all():
@@ -154,6 +155,27 @@ def calibrate_impact_parameters(
     if len(q) < _FEW:
         warnings.append(f"{len(q)} observations with flow, fewer than {_FEW}: errors are rough")
     return _fitted(_Profile(x, z), clusters, warnings)
+
+
+def _labels(days: ArrayLike, n: int) -> NDArray[np.int64]:
+    """A number for each label, the same for the same; -1 where there is none: None, NaN, NaT."""
+    labels = np.asarray(days)
+    if labels.dtype.kind in "US":  # of a list, NaN beside texts has become the text "nan"
+        labels = np.asarray(days, dtype=object)
+    if labels.shape != (n,):
+        raise ValueError(f"days must be a label for each of {n} observations, got {labels.shape}")
+    missing = np.isnat(labels) if labels.dtype.kind in "mM" else [_is_missing(label) for label in labels.tolist()]
+    place: dict[object, int] = {}
+    numbers = [
+        -1 if gone else place.setdefault(label, len(place))
+        for label, gone in zip(labels.tolist(), missing, strict=True)
+    ]
+    return np.array(numbers, dtype=np.int64)
+
+
+def _is_missing(label: object) -> bool:
+    same = label == label  # NaN and pandas' NaT are not what they are, and its NA does not say
+    return label is None or not (isinstance(same, bool | np.bool_) and bool(same))
 
 
 def _problem(q: Floats, x: Floats, z: Floats) -> str:
