@@ -209,6 +209,21 @@ def test_intervals_hold_where_flow_is_not_the_same_every_day(
         assert 0.91 <= covered <= 0.995
 
 
+@pytest.mark.parametrize("half", [0, 9, 19])
+def test_rate_of_the_direct_cost_is_per_mean_day_wherever_the_half_day_stands(half: int) -> None:
+    """Nineteen sessions of 6.5 hours and one of 3.5: as the newest one it made eta 1.86 times as large."""
+    days, hours = market(3, 20), np.where(np.arange(20) == half, 3.5, 6.5)
+    rows = [market_day(i, day, hours=h) for i, (day, h) in enumerate(zip(days, hours, strict=True))]
+    raw, _ = pooled(days)
+    slope = np.polyfit(np.abs(raw.q)[raw.q != 0], raw.y[raw.q != 0], 1)[0]
+    found = impact_evidence(frame(rows)).direct_eta[0, FIVE]
+    assert found == pytest.approx(slope * 5 / 60 / hours.mean(), rel=1e-9)
+    weights = 0.5 ** (np.arange(20)[::-1] / 5.0)
+    faded, alike = (impact_evidence(frame(of), weights).direct_eta[0, FIVE]
+                    for of in (rows, [market_day(i, day, hours=6.5) for i, day in enumerate(days)]))  # fmt: skip
+    assert faded / alike == pytest.approx(6.5 * weights.sum() / (weights @ hours), rel=1e-9)
+
+
 def test_slopes_are_of_the_whole_flow_whatever_the_cap_left_of_it() -> None:
     """Flow within the cap is an instrument for the flow itself: without it a cap of one sd made slopes 1.7 times as
     large, and outliers without one ruled them."""

@@ -132,6 +132,18 @@ def test_stocks_days_are_sessions() -> None:
     assert s["window_start"] == pd.Timestamp(FRIDAY, tz="UTC")
 
 
+def test_a_trading_day_is_as_long_as_those_of_the_window_are_on_average() -> None:
+    """The Friday after Thanksgiving ends at 13:00: the night after it, hours of a day were those of a half one."""
+    days = [date(2025, 11, 25), date(2025, 11, 26), date(2025, 11, 28)]
+    rows = [day_row(d, calendar="XNYS", volume=6.0, n_trades=1) for d in days]
+    assert only(*rows, as_of=days[-1], lookback=3)["day_hours"] == pytest.approx((6.5 + 6.5 + 3.5) / 3, rel=1e-15)
+    together = pd.concat(rows, ignore_index=True)
+    window = Window.of(days[-1], 3, ["XNYS"])
+    fading = window_statistics(in_order(together, window), window, half_life_days=2.0).iloc[0]
+    weights = 0.5 ** (np.array([3, 2, 0]) / 2.0)
+    assert fading["day_hours"] == pytest.approx(weights @ [6.5, 6.5, 3.5] / weights.sum(), rel=1e-12)
+
+
 # --- volatility ---------------------------------------------------------------------------------------------
 
 

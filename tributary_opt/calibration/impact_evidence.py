@@ -88,7 +88,8 @@ class ImpactEvidence:
     """Direct cost at no rate. [price]"""
     direct_epsilon_se: Floats
     direct_eta: Floats
-    """Direct cost per rate of flow. [price/(contract/day)]"""
+    """Direct cost per rate of flow; a day is as long as the market's sessions are on average.
+    [price/(contract/day)]"""
     direct_eta_se: Floats
     direct_eta_se_hc0: Floats
     direct_reason: NDArray[np.object_]
@@ -128,7 +129,7 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
     w = None if weights is None else np.asarray(weights, dtype=float)
     if w is not None and not (w.shape == (len(rows),) and (np.isfinite(w) & (w >= 0)).all()):
         raise ValueError(f"weights must be one finite number >= 0 for each of {len(rows)} rows")
-    days = _session_days(rows, group, n)
+    days = _session_days(rows, group, n, w)
     parts: list[dict[str, NDArray[Any]]] = []
     for minutes in schema.IMPACT_BUCKETS:
         of = moments(rows, minutes)
@@ -207,13 +208,15 @@ def _whole_flow(
         return np.where(beyond > 0, _at_least(2.0, more / beyond), 2.0)
 
 
-def _session_days(rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Floats:
-    """Length of each market's newest session. [24 h]"""
-    hours = (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy(dtype=float) / 86_400.0
-    known = np.isfinite(hours) & (hours > 0)
-    out = np.full(n, np.nan)
-    out[group[known]] = hours[known]  # rows are in the order of days: the last assignment stays
-    return out
+def _session_days(rows: pd.DataFrame, group: NDArray[np.int64], n: int, weights: Floats | None) -> Floats:
+    """Mean length of each market's sessions, as its daily volume and variance are those of a mean day. [24 h]
+
+    A bucket is as long on every day, and so is the cost of its flow; only a rate per day asks how long a day is.
+    """
+    length = (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy(dtype=float) / 86_400.0
+    known = np.where(np.isfinite(length) & (length > 0), 1.0 if weights is None else weights, 0.0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums(group, known * np.where(known > 0, length, 0.0), n) / sums(group, known, n))
 
 
 def _of_length(

@@ -99,6 +99,9 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     # Days without a row are days without a trade: they count in the variance as in the mean.
     spread_of_days = _sums(group, (weights * (volume - adv[group])) ** 2, len(first))
     spread_of_days += np.maximum(days_squared - _sums(group, weights**2, len(first)), 0.0) * adv**2
+    # Volume and variance are those of a mean day, not of the newest one, which may have ended at noon.
+    hours = (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy(dtype=float) / 3600.0
+    day_hours = _sums(group, weights * hours, len(first)) / _sums(group, weights, len(first))
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     of_mids, overnight = _mid_paths(rows, group, len(first), place)
     of_trades = _trade_paths(rows, group, place)
@@ -159,7 +162,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "token_id": rows["token_id"].to_numpy()[last],
                 "folded_with": np.where(folded == "", None, folded),
                 "calendar": calendar,
-                "day_hours": (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy()[last] / 3600.0,
+                "day_hours": day_hours,
                 "window_start": _utc(np.fmax(begins, since)),
                 "window_end": _utc([_last_day(window, code) for code in calendar]),
                 "n_days": n_days.astype(np.int32),
