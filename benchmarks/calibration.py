@@ -85,7 +85,7 @@ def day(rng: np.random.Generator, markets: pd.DataFrame, right: float) -> dict[s
     )
     return {
         "mid": mid, "first_move": moves[:, 0], "buys": buys, "sells": sells, "paid_buys": paid_buys,
-        "paid_sells": paid_sells, "flow_squared": (flow**2).sum(axis=1), "size_squared": total(size**2).sum(axis=1),
+        "paid_sells": paid_sells, "flow_squared": (flow**2).sum(axis=1), "size_squared": total(size**2),
         "spread": quoted.mean(axis=1), "trades": n.sum(axis=1),
         # Three in ten trades come soon after a look at the book; their distance from its mid scatters.
         **{name: total(values).sum(axis=1) for name, values in _held_against_mids(rng, sign, seen, size).items()},
@@ -134,6 +134,7 @@ def tape(
         columns = impact_columns(
             lambda minutes: np.arange(0, BUCKETS, minutes // 5),
             d["mid"], (d["buys"], d["paid_buys"]), (d["sells"], d["paid_sells"]), cap, np.full(n, True),
+            squares=(d["size_squared"], np.zeros_like(d["size_squared"])),
         )  # fmt: skip
         moves = np.diff(d["mid"], axis=1)
         volumes.append(d["buys"].sum(axis=1) + d["sells"].sum(axis=1))
@@ -147,7 +148,7 @@ def tape(
                 **{"kind": "price", "calendar": ALWAYS_OPEN, "n_buckets": BUCKETS, "n_mid_buckets": BUCKETS},
                 **{"volume": volumes[-1], "n_trades": d["trades"], "n_signed": d["trades"], "active_hours": 24},
                 **{"buy_volume": d["buys"].sum(axis=1), "sell_volume": d["sells"].sum(axis=1)},
-                **{"size_squared": d["size_squared"], "n_sides_compared": d["n_compared"].astype(int)},
+                **{"n_sides_compared": d["n_compared"].astype(int)},
                 **{"compared_volume": d["compared"], "compared_size_squared": d["compared_squared"]},
                 **{"contradicted_volume": d["contradicted"], "flow_cap": cap},
                 **{"n_snapshots": 20_000, "n_two_sided": 20_000, "quoted_seconds": 86_400.0},

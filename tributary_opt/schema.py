@@ -367,7 +367,11 @@ MARKET_DAYS: Final = Table(
         _double("compared_volume", "contracts", "size of the trades in n_sides_compared"),
         _double("compared_size_squared", "contracts^2", "sum of their squared sizes"),
         _double("contradicted_volume", "contracts", "size of the trades in n_sides_contradicted"),
-        _double("size_squared", "contracts^2", "sum of squared sizes"),
+        _double(
+            "size_squared",
+            "contracts^2",
+            "sum of the squared sizes of the signed trades whose flow is in the 5-minute impact sums",
+        ),
         _time("first_trade_at", "first trade"),
         _time("last_trade_at", "last trade"),
         _double("open_price", "price", "first trade's price"),

@@ -69,6 +69,7 @@ def panel(n: int = 60, price: float = 1.0, size: float = 1.0, days: float = 1.0)
     rows = [
         {"price": p[i] * price, "adv": adv[i] * size / days, "adv_se": 0.05 * adv[i] * size / days}
         | {"spread": spread[i] * price, "spread_se": 0.1 * spread[i] * price}
+        | {"compared_size": 1e4 * 288 / (adv[i] * size / days)}
         | {"sigma": s[i] * p[i] * price / days**0.5, "sigma_se": 0.05 * s[i] * p[i] * price / days**0.5}
         for i in range(n)
     ]

@@ -89,6 +89,7 @@ SOUND: dict[str, Any] = {
     "walk_half_spreads": 1.5,
     "walk_reason": None,
     "bucket_size_squared": 1e4,
+    "compared_size": 28.8,  # 347 contracts in five minutes
     "trades_per_bar": 30.0,
     "overnight_sd": 0.5,
     "volume_profile": None,

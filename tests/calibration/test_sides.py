@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,11 @@ from test_parameters import measured
 from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.calibration.parameters import calibrate
 from tributary_opt.calibration.sides import Corrected, Sides, believed
+from tributary_opt.market_data.buckets import zero_rows
+from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.impact_sums import impact_columns
+from tributary_opt.market_data.market_days import Window, in_order
+from tributary_opt.market_data.statistics import day_weights, window_statistics
 from tributary_opt.settings import CalibrationRules
 
 
@@ -165,9 +172,100 @@ def test_wrong_aggressors_are_corrected_for_under_a_cap_that_cuts_the_largest_tr
         evidence = impact_evidence(frame(rows))
         statistics = pd.DataFrame(
             {"bucket_size_squared": [squares / (20 * 288)], "day_hours": 24.0, "adv": 3.0 * 288, "spread": 0.0}
+            | {"signed_share": 1.0, "compared_size": np.nan, "sides_compared_alike": 0.0}
         )
         believed_ = Sides(*(np.array([v]) for v in (1 - wrong, 0.0, wrong, 0.0, 0.0)))
         slope = evidence.slope[:, 0] / evidence.uncapped[:, 0]
         value, _ = Corrected(statistics, evidence, believed_, np.array([0])).response(slope, 0.1 * slope)
         found.append(value[0])
     assert np.mean(found) == pytest.approx(1.0, abs=0.05)
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Ten trades in five minutes of sessions of 6.5 hours, their signs 0.7 those of their bucket; truth 2e-5, 2e-6."""
+
+    markets: int = 12
+    days: int = 20
+    right: float = 1.0
+    signed: float = 1.0
+    unquoted: float = 1.0  # trades in the half of the session without mids, over those in the other; 1: mids throughout
+    growth: float = 1.0  # of sizes, from day to day
+
+    def coefficients(self, seed: int, half_life: float | None = None) -> tuple[np.ndarray, ...]:
+        """Response and direct cost with their errors, as shares of the truth, over markets."""
+        rng, shape = np.random.default_rng(seed), (self.markets, 78)
+        names = pd.DataFrame({"market_id": [f"M{i:02d}" for i in range(self.markets)], "token_id": ""})
+        window = Window.of(date(2025, 11, 26), self.days, ["XNYS"])
+        days = []
+        for age, day in enumerate(window.days["XNYS"][::-1]):
+            many = np.where(np.arange(78) < 39, 1.0, self.unquoted)
+            cell = np.repeat(np.arange(self.markets * 78), rng.poisson(10 * many, shape).ravel())
+            sign = rng.choice([-1, 1], self.markets * 78)[cell] * np.where(rng.random(len(cell)) < 0.7, 1, -1)
+            size = 100.0 * self.growth**-age * rng.lognormal(-0.32, 0.8, len(cell))
+            seen = sign * np.where(rng.random(len(cell)) < self.right, 1, -1) * (rng.random(len(cell)) < self.signed)
+            days.append(self._day(rng, day, names, cell, sign, seen, size))
+        rows = in_order(pd.concat(days, ignore_index=True), window)
+        statistics = window_statistics(rows, window, half_life)
+        evidence = impact_evidence(rows, day_weights(rows, window, half_life))
+        wrong = np.full(self.markets, 1.0 - self.right)
+        held = Corrected(
+            statistics, evidence, Sides(1 - wrong, 0 * wrong, wrong, 0 * wrong, 0 * wrong), np.zeros(self.markets, int)
+        )
+        found = (
+            *held.response(evidence.slope[:, 0], evidence.slope_se[:, 0]),
+            *held.direct_cost(evidence.direct_eta[:, 0], evidence.direct_eta_se[:, 0]),
+        )
+        return tuple(of / truth for of, truth in zip(found, (2e-5, 2e-5, 2e-6, 2e-6), strict=True))
+
+    def _day(self, rng, day, names, cell, sign, seen, size) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+        shape = (self.markets, 78)
+
+        def total(values: np.ndarray) -> np.ndarray:
+            return np.bincount(cell, weights=values, minlength=self.markets * 78).reshape(shape)
+
+        flow = total(sign * size)
+        move = 2e-5 * flow + 0.05 * rng.standard_normal(shape)
+        mid = 100.0 + np.cumsum(move, axis=1)
+        paid = mid - move + 2e-6 * 78 * flow + 0.005 * rng.standard_normal(shape)
+        if self.unquoted != 1.0:
+            mid[:, 39:] = np.nan
+        of_side = []
+        for side in (1, -1):
+            volume = total(size * (seen == side))
+            of_side.append((volume, paid * volume + 0.2 * total(sign * size * (seen == side))))
+        squares = total(size**2 * (seen != 0))
+        columns = impact_columns(
+            lambda minutes: np.arange(0, 78, minutes // 5), mid, *of_side, np.full(self.markets, np.nan),
+            np.full(self.markets, True), squares=(squares, np.zeros(shape)),
+        )  # fmt: skip
+        session = trading_calendar("XNYS").session(day)
+        row = zero_rows(day, names)
+        row["session_start"], row["session_end"] = (
+            pd.Series([at] * self.markets).astype("datetime64[us, UTC]") for at in (session.start, session.end)
+        )
+        compared = {"compared_volume": total(size).sum(axis=1), "compared_size_squared": total(size**2).sum(axis=1)}
+        quoted = {"n_two_sided": 1, "quoted_seconds": 23_400.0, "spread_seconds": 0.4 * 23_400.0}
+        buys, sells = (volume.sum(axis=1) for volume, _ in of_side)
+        return row.assign(
+            kind="price", calendar="XNYS", n_buckets=78, n_trades=1, volume=total(size).sum(axis=1), buy_volume=buys,
+            sell_volume=sells, **compared, **quoted, **columns,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("unquoted", [0.25, 4.0])
+def test_trades_where_there_is_no_mid_are_none_of_the_flow_that_is_corrected(unquoted: float) -> None:
+    """Mids in half of the session, four times as many trades in the other: the response was 1.84 times the truth.
+
+    The direct cost is as with mids throughout, where too much of a spread of 0.4 is taken off.
+    """
+    response, _, direct, _ = Tape(right=0.9, unquoted=unquoted, markets=60).coefficients(3)
+    throughout = Tape(right=0.9, markets=60).coefficients(3)[2]
+    assert np.mean(response) == pytest.approx(1.0, abs=0.03 + 2 * np.std(response) / np.sqrt(60))
+    assert np.mean(direct) == pytest.approx(np.mean(throughout), abs=0.04)
+
+
+def test_squares_of_sizes_fade_with_their_days_as_the_flow_does() -> None:
+    """Sizes that double every five days, under a half-life of two: old days' small trades are hardly in the flow."""
+    response = Tape(right=0.9, growth=2 ** (1 / 5), markets=60).coefficients(4, half_life=2.0)[0]
+    assert np.mean(response) == pytest.approx(1.0, abs=0.03 + 2 * np.std(response) / np.sqrt(60))

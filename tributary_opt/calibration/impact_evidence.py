@@ -77,8 +77,8 @@ class ImpactEvidence:
     an instrumental variable's estimate: right where moves follow the whole flow, and no outlier counts for more than
     the cap. [-]"""
     flow_variance: Floats
-    """Mean squared flow of a bucket without the cap: measured at the shortest length, and from there on by how much
-    less the cap takes of longer ones. [contracts^2]"""
+    """Mean squared flow of a bucket without the cap, by the days' weights: measured at the shortest length, and from
+    there on by how much less the cap takes of longer ones. [contracts^2]"""
 
     n_direct: Floats
     """Buckets with signed flow. [-]"""
@@ -140,7 +140,7 @@ def impact_evidence(rows: pd.DataFrame, weights: Floats | None = None) -> Impact
         )
     whole = _whole_flow(rows, shortest, group, n, w, parts[0]["beyond"])
     for part in parts:
-        part["flow_variance"] = part["flow_rms"] ** 2 * (1.0 + whole * part.pop("beyond"))
+        part["flow_variance"] = part.pop("squared_flow") * (1.0 + whole * part.pop("beyond"))
     columns = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     return ImpactEvidence(market[starts], token[starts], schema.IMPACT_BUCKETS, **columns)
 
@@ -167,7 +167,7 @@ def _cap(rows: pd.DataFrame, minutes: int) -> Floats:
 def _uncapped(
     rows: Floats, cap: Floats, group: NDArray[np.int64], n: int, weights: Floats | None
 ) -> dict[str, NDArray[Any]]:
-    """What the flow is over what the cap left of it, for both lines, and how much lies beyond it.
+    """What the flow is over what the cap left of it, for both lines; how much lies beyond it; the mean square within.
 
     q (f - q) is the cap times what lies beyond it: so Σ |f| = Σ |q| + Σ q (f - q) / cap, of which the buys' part is
     taken to be as large as it is of the flow within the cap.
@@ -183,10 +183,11 @@ def _uncapped(
         flow = q * (1.0 + beyond / x)
         response = (products - q * flow / count) / (squares - q * q / count)
         direct = (products - x * (x + beyond) / m) / (squares - x * x / m)
-        share = products / squares - 1.0
+        share, squared = products / squares - 1.0, squares / count
     return {
         **{name: _at_least(1.0, of) for name, of in (("uncapped", response), ("direct_uncapped", direct))},
         "beyond": _at_least(0.0, share),
+        "squared_flow": _at_least(0.0, squared),
     }
 
 

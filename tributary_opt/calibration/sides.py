@@ -46,6 +46,7 @@ _WRONG_MEAN, _WRONG_SD, _WRONG_MARKETS = 0.15, 0.10, 2.0
 _LEAST_WRONG = 0.05
 _VENUES_WRONG, _VENUES = 0.1, 2.0
 _ROUNDS, _TOLERANCE = 200, 1e-9
+_COMPARED = 30.0  # trades alike, fewer of which do not tell how large trades are
 _LEAST_FLOW = 0.1  # share of flow, or of its variance, below which nothing is corrected for
 
 
@@ -192,8 +193,22 @@ class Corrected:
         self._minutes = lengths[bucket]
         self._squares = statistics["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
         self._day = statistics["day_hours"].to_numpy(dtype=float) * 60.0
-        self._volume = statistics["adv"].to_numpy(dtype=float) * self._minutes / self._day
+        self._volume = self._signed_volume(statistics)
         self._half = 0.5 * statistics["spread"].to_numpy(dtype=float)
+
+    def _signed_volume(self, statistics: pd.DataFrame) -> FloatArray:
+        """Volume of the signed trades of a bucket with mids, where the flow is seen. [contracts]
+
+        Their squares over the mean size, by volume, of the trades that could be compared; a market may trade otherwise
+        where it has no mids. With too few of these it is that of all buckets.
+        """
+        adv, signed, size, alike = (
+            statistics[name].to_numpy(dtype=float)
+            for name in ("adv", "signed_share", "compared_size", "sides_compared_alike")
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            everywhere = adv * signed * self._minutes / self._day
+            return np.asarray(np.where(alike >= _COMPARED, self._squares / size, everywhere))
 
     def response(self, slope: FloatArray, se: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The response of the mid to flow, and its error; NaN where little is left of the flow."""

@@ -28,8 +28,10 @@ def impact_columns(
     cap: _Floats,
     signed: NDArray[np.bool_],
     late: tuple[_Side, _Side] | None = None,
+    *,
+    squares: tuple[_Floats, _Floats] | None = None,
 ) -> dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats]:
-    """The `impact_*` columns of one session, arrays and counts, and `flow_squared`.
+    """The `impact_*` columns of one session, arrays and counts, `flow_squared` and, of `squares`, `size_squared`.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ def impact_columns(
     late : (buys, sells) likewise, optional
         What of `buys` and `sells` came after the mid of its bucket: it moves the next mid, and counts there, as does
         what came in buckets without one. None: every trade counts in its own bucket.
+    squares : two ndarrays, shape (markets, buckets), optional
+        Squared sizes of all signed trades, and of the late ones. [contracts^2]
     """
     bound = np.where(np.isnan(cap), np.inf, cap)[:, np.newaxis]
     blocks = groups(schema.IMPACT_BLOCK_MINUTES)
@@ -74,6 +78,10 @@ def impact_columns(
         starts = np.flatnonzero(np.diff(block_of, prepend=-1))
         if minutes == schema.IMPACT_BUCKETS[0]:
             columns["flow_squared"] = np.where(signed, (flow * flow).sum(axis=1), 0.0)
+            if squares is not None:
+                every, after = squares
+                own, _ = _between_mids((every, every), None if late is None else (after, after), first, newest)
+                columns["size_squared"] = np.where(signed, np.where(used, own[:, 1:], 0.0).sum(axis=1), 0.0)
         sums = _sums(used, q, r, y, starts) | {schema.IMPACT_UNCAPPED: (q * flow).sum(axis=1)}
         for name, called in schema.IMPACT_COUNTS.items():
             columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)
