@@ -125,6 +125,14 @@ DEGENERATE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_infinite_error_of_volatility_is_unknown_and_not_none() -> None:
+    rows = calibrate(measured([{"sigma_se": np.inf}, {"sigma_se": np.inf, "n_trades": 1}, {}]), LAW)
+    assert rows["status"].tolist() == ["ok", "refused", "ok"]
+    assert rows["sigma_se"].isna().tolist() == [True, True, False]
+    assert rows.loc[0, "grade"] == "D"
+    assert "relative error of sigma unknown" in rows.loc[0, "grade_reason"]
+
+
 @pytest.mark.parametrize("tape", DEGENERATE)
 def test_market_alone_without_a_response_is_graded_d_with_the_reason(tape: str) -> None:
     change, reason = DEGENERATE[tape]

@@ -223,7 +223,7 @@ def calibrate(
         out["epsilon_low"] = shown(np.where(squared, low, epsilon * np.exp(-half)))
         out["epsilon_high"] = shown(np.where(squared, high, epsilon * np.exp(half)))
     out["sigma_measured"], out["sigma"] = out["sigma"], np.where(ok, sigma.value, out["sigma"])
-    out["sigma_se"] = np.where(ok, sigma.value * sigma.log_sd, out["sigma_se"])
+    out["sigma_se"] = np.where(ok, sigma.value * sigma.log_sd, out["sigma_se"].where(np.isfinite(out["sigma_se"])))
     out["sigma_low"], out["sigma_high"] = shown(sigma.low), shown(sigma.high)
     out["alpha"], out["reference_rate"] = shown(cost.mean[:, 1]), shown(rate * v)
     out["law_b"], out["law_permanent"] = shown(np.exp(cost.mean[:, 0])), shown(permanent)
@@ -332,7 +332,8 @@ class _Peers:
         # Without a pool, or where the error is not known, the number is the market's own.
         own = np.isfinite(measured) & (measured > 0) & (~np.isfinite(error) | (error <= 0) | (pool is None))
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_sd = np.where(own, np.where(se > 0, _log_error(se / measured), np.nan), found.log_sd)
+            known = (se > 0) & np.isfinite(se / measured)
+            log_sd = np.where(own, np.where(known, _log_error(se / measured), np.nan), found.log_sd)
             half = np.exp(np.minimum(t_quantile(dof) * log_sd, 700.0))
             value = np.where(own, measured, found.value * self._scale)
             low = np.where(own, measured / half, found.low * self._scale)
