@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tributary_opt import schema
 from tributary_opt.market_data.calendars import trading_calendar
@@ -424,11 +425,11 @@ def _weights(p: pd.DataFrame, name: str, as_of: date, horizon: np.ndarray, n_ste
 
 
 def _shares(p: pd.DataFrame, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A column of profiles, shape (markets, width), and which markets have one."""
+    """A column of profiles, shape (markets, width), and which markets have one of that width."""
     shares = np.zeros((len(p), width))
     if name not in p.columns:
         return shares, np.zeros(len(p), dtype=bool)
     profiles = pa.array(p[name], pa.list_(pa.float64()), from_pandas=True)
-    has = profiles.is_valid().to_numpy(zero_copy_only=False)
-    shares[has] = profiles.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    has = pc.equal(pc.list_value_length(profiles), width).fill_null(False).to_numpy(zero_copy_only=False)
+    shares[has] = profiles.filter(pa.array(has)).flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return shares, has & (np.isfinite(shares) & (shares >= 0)).all(axis=1)

@@ -38,6 +38,7 @@ def made_night(n_markets: int = 60, grid: Grid = Grid(), *, solved: bool = True)
             columns[c.name] = pd.Timestamp(DAY, tz="UTC")
         else:
             columns[c.name] = "word"
+    rng = np.random.default_rng(4)  # anew: a new column moves no number of a market
     adv, price = rng.lognormal(9.0, 1.5, n_markets), rng.uniform(0.1, 0.9, n_markets)
     spread = 0.01 * rng.uniform(1, 3, n_markets)
     profiles = list(rng.dirichlet(np.full(24, 3.0), n_markets))
