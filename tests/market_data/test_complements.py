@@ -25,6 +25,9 @@ START, END = pd.Timestamp(MONDAY, tz="UTC"), pd.Timestamp("2024-03-05", tz="UTC"
 OF_TIME = ("quoted_seconds", "spread_seconds")
 """A look stands until the same token's next one: time is no sum over one series."""
 
+OF_FIRST = ("price_step", "size_step", "step_at")
+"""Where the price changed most, as a ratio, is told on the first token's axis."""
+
 
 def pair(no: str = "a:no", yes: str = "b:yes", **more: object) -> list[dict]:
     """Reference data of a market with two tokens; only the first says that there is another."""
@@ -94,6 +97,8 @@ def on_axis_of(token: str, trades: pd.DataFrame, books: pd.DataFrame) -> tuple[p
 
 def assert_row(found: pd.Series, raw: dict, what: str) -> None:
     for name, expected in raw.items():
+        if name in OF_FIRST and what.startswith("b:yes"):
+            continue
         if isinstance(expected, pd.Timestamp):
             assert found[name] == expected, name
         elif name not in (*OF_TIME, "flow_cap"):
