@@ -284,7 +284,7 @@ IMPACT_SUMS: Final = tuple(
     )
     if name not in IMPACT_COUNTS
 )
-"""What an `impact_*` array holds, in order: 37 sums. With the cap and `flow_squared` four lengths make 150 doubles."""
+"""What an `impact_*` array holds, in order: 37 sums. With `flow_squared` and `flow_size_squared` 150 doubles."""
 
 IMPACT_MOMENTS: Final = (*IMPACT_COUNTS, *IMPACT_SUMS)
 """All of them."""
@@ -367,8 +367,9 @@ MARKET_DAYS: Final = Table(
         _double("compared_volume", "contracts", "size of the trades in n_sides_compared"),
         _double("compared_size_squared", "contracts^2", "sum of their squared sizes"),
         _double("contradicted_volume", "contracts", "size of the trades in n_sides_contradicted"),
+        _double("size_squared", "contracts^2", "sum of squared sizes"),
         _double(
-            "size_squared",
+            "flow_size_squared",
             "contracts^2",
             "sum of the squared sizes of the signed trades whose flow is in the 5-minute impact sums",
         ),

@@ -187,6 +187,7 @@ def _trades(t: pd.DataFrame, zone: str) -> dict[str, Any]:
         "buy_notional": (p * s)[t["side"] == "buy"].sum(),
         "sell_notional": (p * s)[t["side"] == "sell"].sum(),
         "n_signed": int(t["side"].isin(["buy", "sell"]).sum()),
+        "size_squared": (s**2).sum(),
         "first_trade_at": stamps.min(),
         "last_trade_at": stamps.max(),
         "open_price": p.iloc[0] if len(t) else np.nan,
@@ -288,7 +289,7 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
 
 def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Timestamp, cap: float) -> dict[str, Any]:
     if not t["side"].isin(["buy", "sell"]).any():
-        return {"flow_squared": 0.0, "size_squared": 0.0} | {
+        return {"flow_squared": 0.0, "flow_size_squared": 0.0} | {
             k: v for minutes in IMPACT_MINUTES for k, v in columns(None, minutes).items()
         }
     signed = t["size"].where(t["side"] == "buy", -t["size"].where(t["side"] == "sell", 0.0))
@@ -316,6 +317,6 @@ def _impact(t: pd.DataFrame, mids: pd.Series, start: pd.Timestamp, end: pd.Times
         pairs = Buckets(q, r, y, block, flow)
         if minutes == 5:
             out["flow_squared"] = (flow**2).sum()
-            out["size_squared"] = (signed**2).groupby(of).sum().reindex(grid, fill_value=0.0)[used].sum()
+            out["flow_size_squared"] = (signed**2).groupby(of).sum().reindex(grid, fill_value=0.0)[used].sum()
         out |= columns(pairs, minutes)
     return out

@@ -166,8 +166,8 @@ def test_day_of_known_ticks_gives_the_numbers_worked_out_by_hand(db: QuestDB) ->
         ],
     )
     (row,) = market_days(db).read(MONDAY).to_dict("records")
-    assert (row["n_trades"], row["volume"], row["notional"]) == (3, 10.0, 98.0)
-    assert row["size_squared"] == 0.0  # no two buckets with a mid are neighbours
+    assert (row["n_trades"], row["volume"], row["notional"], row["size_squared"]) == (3, 10.0, 98.0, 38.0)
+    assert row["flow_size_squared"] == 0.0  # no two buckets with a mid are neighbours
     # The trade at noon names no aggressor: 9 is below the last mid before it, 10.5, so it was sold.
     assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (2.0, 3.0 + 5.0, 3)
     assert (row["buy_notional"], row["sell_notional"]) == (20.0, 33.0 + 45.0)

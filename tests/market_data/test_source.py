@@ -63,11 +63,12 @@ def test_bucket_of_trades_says_what_is_in_it(db: QuestDB, source: Source) -> Non
         ],
     )
     (row,) = by_bucket(source.trade_buckets(START, END))
-    values = {k: row[k] for k in ("n", "volume", "notional", "size_squared", "open", "high", "low", "close")}
+    values = {k: row[k] for k in ("n", "volume", "notional", "open", "high", "low", "close")}
     assert values == {
-        "n": 4, "volume": 10.0, "notional": 20.0 + 36.0 + 9.0 + 44.0, "size_squared": 4.0 + 9.0 + 16.0,
+        "n": 4, "volume": 10.0, "notional": 20.0 + 36.0 + 9.0 + 44.0,
         "open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0,
     }  # fmt: skip
+    assert (row["size_squared"], row["signed_size_squared"]) == (30.0, 4.0 + 9.0 + 16.0)
     assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (6.0, 3.0, 3)
     assert (row["first_at"], row["last_at"]) == (pd.Timestamp(at("10:00:01")), pd.Timestamp(at("10:00:04")))
 
@@ -195,13 +196,13 @@ def test_late_trades_are_those_after_the_last_two_sided_look_of_their_bucket(
     first, second = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
     assert [first[name] for name in names] == [4.0, 24.0, 44.0, 8 * 9.0 + 16 * 10.0]
     assert [second[name] for name in names] == [32.0, 0.0, 352.0, 0.0]
-    assert [(row["size_squared"], row["late_size_squared"]) for row in (first, second)] == [
+    assert [(row["signed_size_squared"], row["late_size_squared"]) for row in (first, second)] == [
         (8.0**2, 4.0**2 + 8.0**2 + 16.0**2),
         (0.0, 32.0**2),
     ]
     first, _ = by_bucket(source.quoted_trades(START, END, probability=False, infer=False))
     assert first["late_sell_volume"] == 16.0
-    assert (first["size_squared"], first["late_size_squared"]) == (0.0, 4.0**2 + 16.0**2)
+    assert (first["signed_size_squared"], first["late_size_squared"]) == (0.0, 4.0**2 + 16.0**2)
 
 
 def test_without_two_looks_in_a_bucket_no_mid_is_known_to_be_fresh(db: QuestDB, source: Source) -> None:

@@ -216,6 +216,7 @@ def _trade_columns(trade: _Buckets) -> dict[str, object]:
         "compared_volume": trade.sum(trade["compared_volume"]),
         "compared_size_squared": trade.sum(trade["compared_size_squared"]),
         "contradicted_volume": trade.sum(trade["contradicted_volume"]),
+        "size_squared": trade.sum(trade["size_squared"]),
         "first_trade_at": _stamps(trade.first(trade["first_at"])),
         "last_trade_at": _stamps(trade.last(trade["last_at"])),
         "open_price": trade.first(o),
@@ -341,7 +342,7 @@ def _impact_columns(trade: _Buckets, book: _Buckets, cap: np.ndarray, *, late: b
     signed = trade.sum(trade["n_signed"] + trade["n_quote_rule"] + trade["n_tick_rule"]) > 0
     mid = quoted.dense(quoted["last_mid"], np.nan)
     after = (late_buys, late_sells) if late else None
-    squares = trade.dense(trade["size_squared"], 0.0), trade.dense(trade["late_size_squared"], 0.0)
+    squares = trade.dense(trade["signed_size_squared"], 0.0), trade.dense(trade["late_size_squared"], 0.0)
     impact = impact_columns(trade.grid.groups, mid, buys, sells, cap, signed, after, squares=squares)
     return {"flow_cap": cap, **impact}
 

@@ -31,7 +31,7 @@ def impact_columns(
     *,
     squares: tuple[_Floats, _Floats] | None = None,
 ) -> dict[str, NDArray[np.object_] | NDArray[np.int32] | _Floats]:
-    """The `impact_*` columns of one session, arrays and counts, `flow_squared` and, of `squares`, `size_squared`.
+    """The `impact_*` columns of one session, arrays and counts, `flow_squared` and, of `squares`, `flow_size_squared`.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def impact_columns(
             if squares is not None:
                 every, after = squares
                 own, _ = _between_mids((every, every), None if late is None else (after, after), first, newest)
-                columns["size_squared"] = np.where(signed, np.where(used, own[:, 1:], 0.0).sum(axis=1), 0.0)
+                columns["flow_size_squared"] = np.where(signed, np.where(used, own[:, 1:], 0.0).sum(axis=1), 0.0)
         sums = _sums(used, q, r, y, starts) | {schema.IMPACT_UNCAPPED: (q * flow).sum(axis=1)}
         for name, called in schema.IMPACT_COUNTS.items():
             columns[f"impact_{minutes}m_{called}"] = np.where(signed, sums[name], 0).astype(np.int32)

@@ -197,7 +197,7 @@ class Source:
     def trade_buckets(self, start: datetime, end: datetime, markets: MarketSlice = ALL_MARKETS) -> pa.Table:
         """Usable trades by instrument and 5-minute bucket: counts, volumes and prices; sides as given.
 
-        `size_squared` is of trades with a side, as `buy_volume` and `sell_volume` are.
+        `signed_size_squared` is of trades with a side, as `buy_volume` and `sell_volume` are.
         """
         c = self._names("trades")
         p, s, side = self._number("trades", "price"), self._number("trades", "size"), c["side"]
@@ -206,13 +206,13 @@ class Source:
         return self._db.query(
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {t}) AS bucket, "
             f"{c['market_id']} AS market_id, {c['token_id']} AS token_id, count() AS n, sum({s}) AS volume, "
-            f"sum({p} * {s}) AS notional, first({p}) AS open, max({p}) AS high, "
+            f"sum({p} * {s}) AS notional, sum({s} * {s}) AS size_squared, first({p}) AS open, max({p}) AS high, "
             f"min({p}) AS low, last({p}) AS close, sum(CASE WHEN {buys} THEN {s} ELSE 0.0 END) AS buy_volume, "
             f"sum(CASE WHEN {sells} THEN {s} ELSE 0.0 END) AS sell_volume, "
             f"sum(CASE WHEN {buys} THEN {p} * {s} ELSE 0.0 END) AS buy_notional, "
             f"sum(CASE WHEN {sells} THEN {p} * {s} ELSE 0.0 END) AS sell_notional, "
             f"sum(CASE WHEN {_given(side)} THEN 1 ELSE 0 END) AS n_signed, "
-            f"sum(CASE WHEN {_given(side)} THEN {s} * {s} ELSE 0.0 END) AS size_squared, "
+            f"sum(CASE WHEN {_given(side)} THEN {s} * {s} ELSE 0.0 END) AS signed_size_squared, "
             f"min({t}) AS first_at, max({t}) AS last_at "
             f"FROM {c['']} WHERE {_within(c['timestamp'], start, end)} AND {_usable(p)} AND {_usable(s)}"
             f"{self._only('trades', markets)}"
@@ -231,10 +231,10 @@ class Source:
     ) -> pa.Table:
         """Usable trades against the last two-sided mid strictly before them, by instrument and 5-minute bucket.
 
-        `buy_volume` … `sell_notional`, `size_squared`, `n_quote_rule` and `n_tick_rule` are of trades whose aggressor
-        is *not* given, and 0 unless `infer`: a price above that mid was bought, below it sold (the quote rule). At the
-        mid, or before the first one, the sign of the last change of price of the instrument's trades decides (the tick
-        rule), unless `tick_rule` is off.
+        `buy_volume` … `sell_notional`, `signed_size_squared`, `n_quote_rule` and `n_tick_rule` are of trades whose
+        aggressor is *not* given, and 0 unless `infer`: a price above that mid was bought, below it sold (the quote
+        rule). At the mid, or before the first one, the sign of the last change of price of the instrument's trades
+        decides (the tick rule), unless `tick_rule` is off.
         `effective_*` are of all signed trades that have a mid before: Σ size, and Σ size·2·sign·(price - mid).
         `n_sides_*`, `compared_*` and `contradicted_volume` are of trades whose aggressor *is* given, half of a
         half-spread or more away from a fresh mid: all of them, and those on the other side of it than given. Fresh is
@@ -329,7 +329,7 @@ class Source:
             f"SELECT bucket, market_id, token_id, "
             f"{total('volume', 1, 2)} AS buy_volume, {total('volume', -1, -2)} AS sell_volume, "
             f"{total('notional', 1, 2)} AS buy_notional, {total('notional', -1, -2)} AS sell_notional, "
-            f"{total('size_squared', 1, 2, -1, -2)} AS size_squared, "
+            f"{total('size_squared', 1, 2, -1, -2)} AS signed_size_squared, "
             f"{total('late * size_squared', 1, 2, 3, -1, -2, -3)} AS late_size_squared, "
             f"{total('late * volume', 1, 2, 3)} AS late_buy_volume, "
             f"{total('late * volume', -1, -2, -3)} AS late_sell_volume, "

@@ -222,7 +222,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "sigma_rogers_satchell": of_ranges("rogers_satchell_variance"),
                 "sigma_close_to_close": by_bars.value,
                 **_walk_columns(total),
-                "bucket_size_squared": decayed("size_squared") / decayed("impact_5m_pairs"),
+                "bucket_size_squared": decayed("flow_size_squared") / decayed("impact_5m_pairs"),
                 "compared_size": total("compared_size_squared") / total("compared_volume"),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
