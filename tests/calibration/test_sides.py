@@ -269,3 +269,20 @@ def test_squares_of_sizes_fade_with_their_days_as_the_flow_does() -> None:
     """Sizes that double every five days, under a half-life of two: old days' small trades are hardly in the flow."""
     response = Tape(right=0.9, growth=2 ** (1 / 5), markets=60).coefficients(4, half_life=2.0)[0]
     assert np.mean(response) == pytest.approx(1.0, abs=0.03 + 2 * np.std(response) / np.sqrt(60))
+
+
+@pytest.mark.parametrize(("signed", "right"), [(0.6, 1.0), (0.8, 1.0), (0.6, 0.9)])
+def test_trades_without_a_side_are_in_the_errors_of_response_and_direct_cost(signed: float, right: float) -> None:
+    """They go with those that have one, and move the mid: of 60 % signed the response is 1.2 times the truth."""
+    found = Tape(signed=signed, right=right, markets=60).coefficients(5)
+    for of, error in (found[:2], found[2:]):
+        assert np.mean(np.abs(of - 1.0) <= 1.96 * error) >= 0.9
+    assert np.mean(found[0]) > 1.05
+    assert np.mean(found[1]) < 0.3
+
+
+def test_where_every_trade_has_a_side_nothing_is_added_to_the_errors() -> None:
+    sure, some = (row(sides_compared_alike=1e6, signed_share=share) for share in (1.0, 0.8))
+    assert sure["response_se"] == pytest.approx(2e-6, rel=1e-3)
+    assert some["response"] == sure["response"]
+    assert some["response_se"] == pytest.approx(2e-5 * math.hypot(0.1, math.log(1 / 0.8) / math.sqrt(2)), rel=1e-3)

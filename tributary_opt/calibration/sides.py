@@ -194,6 +194,8 @@ class Corrected:
         self._squares = statistics["bucket_size_squared"].to_numpy(dtype=float) * self._minutes / 5
         self._day = statistics["day_hours"].to_numpy(dtype=float) * 60.0
         self._volume = self._signed_volume(statistics)
+        signed = statistics["signed_share"].to_numpy(dtype=float)
+        self._signed = np.where(signed > 0, np.minimum(signed, 1.0), 1.0)
         self._half = 0.5 * statistics["spread"].to_numpy(dtype=float)
 
     def _signed_volume(self, statistics: pd.DataFrame) -> FloatArray:
@@ -225,8 +227,22 @@ class Corrected:
         value = (slope - added) * factor
         fewer = c - 2.0 * sides.wrong_sd
         of_count = (slope - costs * self._spread_in_eta(fewer)) * self._factor(fewer) - value
-        error = np.sqrt((se**2 + (0.2 * added) ** 2) * factor**2 + of_count**2 + (sides.log_sd * value) ** 2)
+        of_sides = np.hypot(sides.log_sd, self._unsigned(c))
+        error = np.sqrt((se**2 + (0.2 * added) ** 2) * factor**2 + of_count**2 + (of_sides * value) ** 2)
         return value, error
+
+    def _unsigned(self, c: FloatArray) -> FloatArray:
+        """What trades without a side leave open in the logarithm of a coefficient. [-]
+
+        Their flow moves the mid as well. Where they are like the others and go with them, the signed share being p, it
+        adds as much again as they would to the cross terms X: the coefficient is (X/p + Σ size²) / (X + Σ size²) of the
+        true one. Where they go their own way it adds nothing. So it is anywhere between; over √2, for 94 to 98 % of the
+        95 % intervals to hold the truth where it is all of that, by simulation over p of 0.5 to 0.8.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cross = np.maximum(self._seen - self._squares, 0.0) / np.maximum(c, _LEAST_FLOW) ** 2
+            most = np.log1p(cross * (1.0 / self._signed - 1.0) / (cross + self._squares))
+        return np.asarray(np.where(np.isfinite(most), most, -np.log(self._signed)) / math.sqrt(2.0))
 
     def _factor(self, c: FloatArray) -> FloatArray:
         """True coefficient of flow over the one of what is seen of it; NaN where little is left of the flow. [-]"""
