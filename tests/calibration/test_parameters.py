@@ -150,15 +150,19 @@ def test_slope_that_its_own_tape_cannot_tell_from_zero_is_no_number() -> None:
     assert row["grade"] == "D"
 
 
-def test_all_markets_thin_lean_on_each_other_and_are_graded_low() -> None:
-    n = 30
+@pytest.mark.parametrize(("n", "strength"), [(30, "prior"), (300, "pool")])
+def test_all_markets_thin_lean_on_each_other_as_far_as_they_tell_a_middle_and_are_graded_low(
+    n: int, strength: str
+) -> None:
+    """A slope of 3 with an error of 20 each: together 3 ± 3.7 of 30, which may be nothing, and 3 ± 1.2 of 300."""
     rng = np.random.default_rng(0)
     unit = 1.0 / 1e5
-    tape = {"slope": unit * rng.normal(3, 20, n), "slope_se": np.full(n, 20 * unit)}
+    tape = {"slope": unit * (3 + 20 * rng.normal(size=n)), "slope_se": np.full(n, 20 * unit)}
     rows = calibrate(measured([{}] * n, **tape, n=np.full(n, 40.0), n_clusters=np.full(n, 12.0)), LAW)
-    assert set(rows["strength"]) == {"pool"}
+    assert set(rows["strength"]) == {strength}
     assert set(rows["grade"]) == {"D"}
-    assert np.isfinite(rows[["eta", "gamma", "gamma_tape"]].to_numpy(dtype=float)).all()
+    assert np.isfinite(rows[["eta", "gamma"]].to_numpy(dtype=float)).all()
+    assert (np.isfinite(rows["gamma_tape"]) == (strength == "pool")).all()
 
 
 def test_mid_that_never_moved_has_its_peers_volatility_and_is_graded_d() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tributary_opt.calibration import pooling
 from tributary_opt.calibration.pooling import fit_pool, posterior
 
 
@@ -28,10 +29,73 @@ def test_intervals_cover_and_the_pool_finds_what_markets_have_in_common() -> Non
         found = posterior(estimate, se, dof, x, pool)
         covered.append(((np.log(found.low) < truth) & (truth < np.log(found.high))).mean())
         bias.append((found.log_mean - truth).mean())
-        between.append(pool.between)
+        between.append(pool.weight @ pool.between)
     assert 0.92 <= np.mean(covered) <= 0.97
     assert abs(np.mean(bias)) < 0.02
     assert np.mean(between) == pytest.approx(0.5, abs=0.04)
+
+
+def alike(seed: int, n: int, precision: float, dof: float = 29.0) -> tuple[np.ndarray, ...]:
+    """log of the truth around 0, an estimate with t error, its s.e., degrees of freedom, and no covariate."""
+    rng = np.random.default_rng(seed)
+    truth, se = 0.5 * rng.normal(size=n), np.full(n, 1.0 / precision)
+    return truth, np.exp(truth) + se * rng.standard_t(dof, n), se, np.full(n, dof), np.zeros((n, 0))
+
+
+@pytest.mark.parametrize(("n", "precision"), [(1_000, 0.1), (1_000, 1.0), (200, 0.5), (20, 3.0), (20, 10.0)])
+def test_middle_and_scatter_are_those_of_the_marginal_likelihood_added_up_on_a_grid(n: int, precision: float) -> None:
+    """Also where every market is thin: 1,000 with a tenth of a standard error each."""
+    _, estimate, se, dof, x = alike(1, n, precision)
+    pool = fit_pool(estimate, se, dof, x)
+    assert pool is not None
+    theta = np.linspace(-14, 8, 801)
+    mu, log_tau = (a.ravel() for a in np.meshgrid(np.linspace(-4, 2, 61), np.linspace(-3, 1.2, 64)))
+    likelihood = (1 + ((np.exp(theta) - estimate[:, None]) / se[:, None]) ** 2 / dof[:, None]) ** -15.0
+    z = (theta[:, None] - mu) * np.exp(-log_tau)
+    log = np.log(likelihood @ np.exp(-0.5 * z * z)).sum(axis=0) - n * log_tau
+    log -= 2.0 * (log_tau + 0.125 * np.exp(-2.0 * log_tau))  # two more markets that differ by 0.5
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    middle, scatter = weight @ mu, weight @ log_tau
+    sd = np.sqrt(weight @ (mu - middle) ** 2), np.sqrt(weight @ (log_tau - scatter) ** 2)
+    assert pool.center == pytest.approx(middle, abs=0.4 * sd[0])
+    assert pool.weight @ np.log(pool.between) == pytest.approx(scatter, abs=0.4 * sd[1])
+    mean, width = pool.expect(np.zeros((1, 0)))
+    variance = pool.weight @ (width[:, 0] ** 2 + (mean[:, 0] - pool.center) ** 2)
+    assert np.sqrt(variance) == pytest.approx(np.sqrt(sd[0] ** 2 + weight @ np.exp(2 * log_tau)), rel=0.1)
+
+
+@pytest.mark.parametrize("precision", [0.1, 1.0])
+def test_fit_is_at_an_end_and_not_at_the_last_round_allowed(precision: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, *of, x = alike(1, 300 if precision == 1.0 else 1_000, precision)
+    base = fit_pool(*of, x)
+    monkeypatch.setattr(pooling, "_ROUNDS", 10 * pooling._ROUNDS)
+    more = fit_pool(*of, x)
+    assert base is not None
+    assert more is not None
+    np.testing.assert_allclose(more.weight @ more.between, base.weight @ base.between, rtol=1e-3)
+    assert more.center == pytest.approx(base.center, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [10, 20, 50])
+@pytest.mark.parametrize("precision", [1.0, 20.0])
+def test_few_markets_intervals_hold_what_is_open_of_the_pool_itself(n: int, precision: float) -> None:
+    covered = []
+    for seed in range(25):
+        truth, *of, x = alike(seed, n, precision, dof=9.0)
+        pool = fit_pool(*of, x)
+        if pool is None:
+            continue  # ten thin markets may tell no middle
+        found = posterior(*of, x, pool)
+        covered.append(((np.log(found.low) < truth) & (truth < np.log(found.high))).mean())
+    assert len(covered) >= 22
+    assert 0.92 <= np.mean(covered) <= 0.985
+
+
+def test_peers_that_tell_no_middle_of_their_own_are_no_pool() -> None:
+    _, estimate, se, dof, x = alike(1, 30, 0.2)
+    assert fit_pool(estimate, se, dof, x) is not None
+    assert fit_pool(estimate - estimate.mean() - 1.0, se, dof, x) is None
 
 
 def test_thin_markets_gain_by_half_and_thick_ones_lose_nothing_against_their_own_least_squares() -> None:
@@ -69,7 +133,7 @@ def test_market_without_an_estimate_has_the_pools_width_and_no_weight_of_its_own
     assert pool is not None
     found = posterior(estimate, se, dof, x, pool)
     assert found.own[0] == 0
-    assert found.log_sd[0] > pool.between
+    assert found.log_sd[0] > pool.weight @ pool.between
     assert np.isfinite(found.value).all()
 
 
