@@ -88,7 +88,7 @@ def test_laws_far_apart_lower_the_grade_of_a_market_that_is_else_the_same() -> N
 def test_regret_is_that_of_a_kappa_off_by_one_standard_deviation(method: str) -> None:
     """κ = √(λσ²/η): Var log κ = Var log σ + ¼ Var log η, the two taken as if independent."""
     rows = calibrate(panel(), CalibrationRules(method=method))
-    of_eta = np.log(rows["eta_high"] / rows["eta_low"]) / (2 * 1.959964)
+    of_eta = rows["eta_se"] / rows["eta"] if method == "tape" else np.log(rows["eta_high"] / rows["eta_low"]) / 3.919928
     of_sigma = rows["sigma_se"] / rows["sigma"]
     sd = np.sqrt(of_sigma**2 + of_eta**2 / 4)
     np.testing.assert_allclose(rows["log_kappa_sd"], sd, rtol=1e-9)

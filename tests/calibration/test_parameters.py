@@ -206,6 +206,35 @@ def test_market_whose_tape_is_silent_is_priced_by_the_law_and_says_so() -> None:
     assert np.isfinite(tape.loc[1, ["eta_se", "gamma_low", "gamma_high", "log_kappa_sd"]].astype(float)).all()
 
 
+@pytest.mark.parametrize("clusters", [3, 9])
+def test_without_peers_the_tapes_interval_is_students(clusters: int) -> None:
+    """Nine markets, 20 times, whose estimates err by t: nineteen in twenty intervals hold the truth."""
+    hit, t = [], stats.t.ppf(0.975, clusters - 1)
+    for seed in range(20):
+        error = 0.12 * np.random.default_rng(seed).standard_t(clusters - 1, 9)
+        tape = {"slope": (1 + error) * 1e-6, "slope_se": np.full(9, 0.12e-6), "n": np.full(9, 8000.0)}
+        tape |= {"n_clusters": np.full(9, float(clusters))}
+        tape |= {"direct_eta": tape["slope"], "direct_eta_se": tape["slope_se"]}
+        of = measured([{"adv": 1e6, "sigma": 1.0, "price": 100.0} for _ in range(9)], **tape)
+        rows = calibrate(of, CalibrationRules(method="tape"))
+        rows = rows[rows["method"] == "tape"]
+        hit += list((rows["gamma_low"] <= 1e-6) & (rows["gamma_high"] >= 1e-6))
+        for name in ("eta", "gamma"):
+            half = np.log(rows[f"{name}_high"] / rows[name])
+            np.testing.assert_allclose(half, t * 0.12e-6 / rows["response"], rtol=2e-3)
+        np.testing.assert_allclose(rows["response_log_sd"], half / 1.959964, rtol=1e-6)
+    assert 0.92 <= np.mean(hit) <= 0.98
+
+
+def test_with_peers_the_tapes_interval_is_the_posteriors_own() -> None:
+    """Of a thin market it is lopsided in the logarithm: a normal one around the median has ends of its own."""
+    rows = calibrate(panel(), CalibrationRules(method="tape"))
+    up, down = np.log(rows["gamma_high"] / rows["gamma"]), np.log(rows["gamma"] / rows["gamma_low"])
+    assert (np.abs(up / down - 1) > 0.02).any()
+    sd = (up + down) / (2 * 1.959964)
+    np.testing.assert_allclose(sd, rows["response_log_sd"], rtol=0.1)
+
+
 def test_drift_is_measured_in_errors_of_a_window_that_shares_its_days() -> None:
     before = calibrate(panel(), LAW)
     now = before.assign(window_end=before["window_end"] + pd.Timedelta(days=1))

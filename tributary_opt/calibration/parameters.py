@@ -182,6 +182,8 @@ def calibrate(
         "tape": (paid.log_sd, felt.log_sd),
         "rule": (rule_sd, rule_sd),
     }
+    ends = {m: [_around(of[m], sd) for of, sd in zip((eta, gamma), open_[m], strict=True)] for m in ("law", "rule")}
+    ends["tape"] = [(of.low * unit, of.high * unit) for of in (paid, felt)]
     method = rules.method
     untold = ok & ~(np.isfinite(eta[method]) & np.isfinite(gamma[method]))  # only a tape can be silent
 
@@ -209,8 +211,8 @@ def calibrate(
         value = of_method(values["law"], values[method])
         out[name] = shown(value)
         out[f"{name}_se"] = shown(value * of_method(noise["law"][which], noise[method][which]))
-        half = np.minimum(1.959964 * of_method(open_["law"][which], open_[method][which]), 300.0)
-        out[f"{name}_low"], out[f"{name}_high"] = shown(value * np.exp(-half)), shown(value * np.exp(half))
+        for end, of_law, chosen in zip(("low", "high"), ends["law"][which], ends[method][which], strict=True):
+            out[f"{name}_{end}"] = shown(of_method(of_law, chosen))
     out["epsilon"] = shown(epsilon)
     out["epsilon_se"] = shown(rule.epsilon * spread_error)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -375,6 +377,12 @@ def _relative(se: pd.Series, value: FloatArray, n_days: FloatArray) -> FloatArra
 def _log_error(relative: FloatArray) -> FloatArray:
     """Standard deviation of the logarithm of a lognormal with this relative error. [-]"""
     return np.sqrt(2.0 * np.log(np.hypot(1.0, relative)))
+
+
+def _around(value: FloatArray, log_sd: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The 95 % interval of a lognormal with this median."""
+    half = np.minimum(1.959964 * log_sd, 300.0)
+    return value * np.exp(-half), value * np.exp(half)
 
 
 def _response(measured: Measured, minutes: int, unit: FloatArray, sides: Sides) -> _Estimate:

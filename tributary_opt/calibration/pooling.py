@@ -264,8 +264,8 @@ def posterior(
         safe, error = np.where(has, estimate, 1.0), np.where(has, se, 1.0)
         clear = has & (safe > 2.0 * error)
         log_mean = np.where(clear, np.log(np.where(clear, safe, 1.0)), np.nan)
-        log_sd = np.where(clear, error / np.where(clear, safe, 1.0), np.nan)
-        half = np.minimum(t_quantile(dof) * log_sd, 300.0)
+        half = np.where(clear, np.minimum(t_quantile(dof) * error / np.where(clear, safe, 1.0), 300.0), np.nan)
+        log_sd = half / 1.959964  # a t error of few degrees of freedom has no sd of its own
         value = np.exp(log_mean)
         own = np.where(clear, 1.0, np.nan)
         return Posterior(log_mean, log_sd, value, value * np.exp(-half), value * np.exp(half), own)
