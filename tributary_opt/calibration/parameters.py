@@ -256,7 +256,14 @@ def calibrate(
     for name, reason in why_none.items():
         out[f"{name}_reason"] = either(ok & (reason != ""), reason, None)
 
-    kappa_sd = 0.5 * np.hypot(2.0 * s_sigma, of_method(open_["law"][0], open_[method][0]))
+    # κ² = λσ²/η. Of η as much is in units of σ/V as is not the market's own, and there half of log σ goes out again.
+    borrowed = np.where(np.isfinite(paid.own), 1.0 - paid.own, 0.0)
+    kappa = {
+        "law": 0.5 * np.hypot(units, temporary_sd),
+        "tape": 0.5 * np.hypot(np.hypot((2.0 - borrowed) * s_sigma, borrowed * s_adv), paid.log_sd),
+        "rule": np.hypot(s_sigma, 0.5 * rule_sd),
+    }
+    kappa_sd = of_method(kappa["law"], kappa[method])
     out["log_kappa_sd"] = shown(kappa_sd)
     out["implied_regret"] = shown(np.cosh(np.minimum(kappa_sd, 700.0)) - 1.0)
     out["data_age"] = statistics["days_since_newest"].to_numpy()
