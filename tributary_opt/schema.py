@@ -576,6 +576,7 @@ PARAMETERS: Final = Table(
         _double("law_permanent_sd", "-", "standard deviation of its logarithm"),
         _int("own_orders", "own executions in this market that moved the law; two folded tokens share theirs"),
         _long("response_n", "pairs of adjacent buckets behind the response"),
+        _long("response_n_signed", "those of them with signed flow, which the grade counts"),
         _int("response_clusters", "clusters behind its standard error: days, or blocks of two hours"),
         _int("response_minutes", "bucket length of the response", "min"),
         _long("sides_compared", "given aggressors held against a fresh mid"),

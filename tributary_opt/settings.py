@@ -240,7 +240,7 @@ class GradeLimits(_Choice):
     response_log_sd: Maxima = Field((0.25, 0.5, 1.0), description="Log-sd of the response, at most [-]")
     sigma_log_sd: Maxima = Field((0.05, 0.10, 0.25), description="Relative error of sigma, at most [-]")
     epsilon_error: Maxima = Field((0.10, 0.25, 0.50), description="Relative error of epsilon, at most [-]")
-    buckets: Counts = Field((1_000, 200, 50), description="Buckets behind the response, at least [-]")
+    buckets: Counts = Field((1_000, 200, 50), description="Buckets with signed flow behind the response, at least [-]")
     signed_share: Shares = Field((0.8, 0.5, 0.2), description="Share of the volume with an aggressor, at least [-]")
     data_age: Maxima = Field((0, 1, 2), description="Trading days since the newest row, at most [day]")
     model_risk: Maxima = Field((3, 6, 12), description="Dearest over cheapest law for the reference order, at most [-]")

@@ -16,6 +16,7 @@ def evidence(n_markets: int, **columns: ArrayLike) -> ImpactEvidence:
     shape = (n_markets, len(schema.IMPACT_BUCKETS))
     for name in ("n_effective", "n_direct_effective"):
         columns.setdefault(name, columns.get("n_clusters", np.zeros(n_markets)))
+    columns.setdefault("n_direct", columns.get("n", np.zeros(n_markets)))
     arrays: dict[str, object] = {}
     for field in fields(ImpactEvidence):
         empty = np.zeros(shape) if field.name.startswith("n") else np.full(shape, np.nan)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+from impact_tape import draw, frame, market_day
 from test_parameters import panel
 
 from tributary_opt.calibration.grades import grade
+from tributary_opt.calibration.impact_evidence import impact_evidence
 from tributary_opt.calibration.parameters import calibrate
 from tributary_opt.settings import CalibrationRules, GradeLimits, LawPrior
 
 LIMITS = GradeLimits()
 BEST = {
-    **{"method": "law", "response_log_sd": 0.1, "sigma": 1.0, "sigma_se": 0.01, "response_n": 5_000, "data_age": 0},
+    **{
+        "method": "law",
+        "response_log_sd": 0.1,
+        "sigma": 1.0,
+        "sigma_se": 0.01,
+        "response_n_signed": 5_000,
+        "data_age": 0,
+    },
     **{"mid_age": np.nan, "epsilon": 1.0, "epsilon_se": 0.01},
     **{"signed_share": 1.0, "model_risk": 1.5, "implied_regret": 0.01},
 }
@@ -22,7 +33,7 @@ CRITERIA = {
     "response_log_sd": ("response_log_sd", False),
     "sigma_log_sd": ("sigma_se", False),
     "epsilon_error": ("epsilon_se", False),
-    "buckets": ("response_n", True),
+    "buckets": ("response_n_signed", True),
     "signed_share": ("signed_share", True),
     "data_age": ("data_age", False),
     "model_risk": ("model_risk", False),
@@ -82,6 +93,23 @@ def test_laws_far_apart_lower_the_grade_of_a_market_that_is_else_the_same() -> N
     assert set(far.loc[worse, "grade"]) == {"D"}
     assert far.loc[worse, "grade_reason"].str.startswith("laws apart by a factor").all()
     assert (near.loc[worse, "grade"] < "D").all()
+
+
+def test_grade_counts_the_buckets_with_flow_and_not_every_pair_of_mids() -> None:
+    """Two thousand buckets with a mid, and trades in 52 of them."""
+    rng = np.random.default_rng(3)
+    busy = draw(rng, 2_000, slope=1e-3, noise=1e-5)
+    idle = dataclasses.replace(busy, q=np.where(np.arange(2_000) % 40 < 1, busy.q, 0.0))
+    idle.q[1], idle.q[2] = busy.q[1], busy.q[2]
+    impact = impact_evidence(frame([market_day(0, of, name) for name, of in (("busy", busy), ("idle", idle))]))
+    rules = CalibrationRules(grades=GradeLimits(model_risk=(9e2, 9e2, 9e2), regret=(9.0, 9.0, 9.0)))
+    of = dataclasses.replace(panel(n=2), impact=impact)
+    of.statistics["signed_share"] = 1.0
+    rows = calibrate(of, rules)
+    assert rows["response_n"].tolist() == [2_000, 2_000]
+    assert rows["response_n_signed"].tolist() == [2_000, 52]
+    assert rows["grade_reason"].tolist() == ["every limit of A is kept", "buckets with flow and mids 52"]
+    assert rows["grade"].tolist() == ["A", "C"]
 
 
 @pytest.mark.parametrize("method", ["law", "tape", "rule"])

@@ -19,7 +19,7 @@ _CRITERIA: tuple[tuple[str, str, str, bool], ...] = (
     ("response_log_sd", "response_log_sd", "response known to a factor exp", False),
     ("sigma_log_sd", "sigma_log_sd", "relative error of sigma", False),
     ("epsilon_error", "epsilon_error", "relative error of epsilon", False),
-    ("buckets", "response_n", "buckets with flow and mids", True),
+    ("buckets", "response_n_signed", "buckets with flow and mids", True),
     ("signed_share", "signed_share", "share of the volume signed", True),
     ("data_age", "oldest_feed", "trading days old", False),
     ("model_risk", "model_risk", "laws apart by a factor", False),

@@ -235,6 +235,7 @@ def calibrate(
 
     out = out.copy()  # a hundred columns, set one by one, in one piece again
     out["response_n"] = np.where(ok, response.n, np.nan)
+    out["response_n_signed"] = np.where(ok, response.n_signed, np.nan)
     out["response_clusters"] = np.where(ok, response.clusters, np.nan)
     out["response_r2"] = shown(response.r2)
     out["response"] = shown(response.estimate * unit)
@@ -306,6 +307,7 @@ class _Estimate:
     se: FloatArray
     dof: FloatArray
     n: FloatArray
+    n_signed: FloatArray
     clusters: FloatArray
     r2: FloatArray
     reason: NDArray[np.object_]
@@ -429,7 +431,7 @@ def _estimate(
     reason: NDArray[np.object_],
 ) -> _Estimate:
     row = np.arange(len(unit))
-    n, clusters = impact.n[row, bucket], impact.n_clusters[row, bucket]
+    n, n_signed, clusters = (of[row, bucket] for of in (impact.n, impact.n_direct, impact.n_clusters))
     reason = reason[row, bucket]
     reason = either((reason == "") & ~np.isfinite(value + se), DOUBTFUL, reason)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -437,7 +439,7 @@ def _estimate(
     has = np.isfinite(value) & np.isfinite(se) & (se > 0)
     value, se = np.where(has, value, np.nan), np.where(has, se, np.nan)
     dof = np.maximum(effective[row, bucket] - 1.0, 1.0)
-    return _Estimate(value, se, dof, n, clusters, impact.r2[row, bucket], reason)
+    return _Estimate(value, se, dof, n, n_signed, clusters, impact.r2[row, bucket], reason)
 
 
 def _strength(method: str, found: Posterior, own_orders: NDArray[np.int64]) -> NDArray[np.object_]:
