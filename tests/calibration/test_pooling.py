@@ -92,6 +92,35 @@ def test_few_markets_intervals_hold_what_is_open_of_the_pool_itself(n: int, prec
     assert 0.92 <= np.mean(covered) <= 0.985
 
 
+@pytest.mark.parametrize("n", [10, 20])
+def test_two_kinds_of_which_five_markets_each_are_seen_are_not_one(n: int) -> None:
+    """Kinds 7.4 times apart; taken for one they differ by 1.1 in the logarithm instead of 0.5, each way off its own."""
+    covered, between = [], []
+    kind = np.arange(n) % 2
+    for seed in range(25):
+        truth, estimate, se, dof, _ = alike(seed, n, 1.0, dof=29.0)
+        of = estimate * np.exp(2.0 * kind), se * np.exp(2.0 * kind), dof
+        x = np.column_stack([kind, np.random.default_rng(seed).normal(size=(n, 3))])
+        pool = fit_pool(*of, x)
+        if pool is None:
+            continue
+        found = posterior(*of, x, pool)
+        assert (pool.scale[1:] == 0).all()  # twenty markets do not tell what three more covariates do
+        covered.append((np.abs(np.log(found.value) - 2.0 * kind - truth) < 1.959964 * found.log_sd).mean())
+        between.append(pool.weight @ pool.between)
+    assert len(covered) >= 15
+    assert np.mean(covered) >= 0.92
+    assert np.mean(between) < 0.8
+
+
+@pytest.mark.parametrize("others", [0, 4, 5])
+def test_kind_is_fitted_from_five_markets_of_each(others: int) -> None:
+    _, *of, _ = alike(1, 20, 3.0)
+    pool = fit_pool(*of, np.column_stack([np.arange(20) < others, np.full(20, np.nan), np.arange(20.0)]).astype(float))
+    assert pool is not None
+    assert (pool.scale > 0).tolist() == [others >= 5, False, False]
+
+
 def test_peers_that_tell_no_middle_of_their_own_are_no_pool() -> None:
     _, estimate, se, dof, x = alike(1, 30, 0.2)
     assert fit_pool(estimate, se, dof, x) is not None

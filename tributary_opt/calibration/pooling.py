@@ -97,7 +97,8 @@ def fit_pool(
     dof : ndarray, shape (M,)
         Degrees of freedom behind the standard error; 1e6 is a normal error. [-]
     covariates : ndarray, shape (M, K)
-        Missing ones count as average. With fewer than 10 markets a covariate none is fitted.
+        Missing ones count as average. With fewer than 10 markets a covariate none is fitted but those of two values,
+        a kind, which need 5 markets of each.
     min_markets : int
         Fewer markets are no pool.
     log_error : bool
@@ -121,7 +122,7 @@ def fit_pool(
     n_known = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, covariates, 0.0).sum(axis=0) / n_known
     scale = np.sqrt((np.where(known, covariates - mean, 0.0) ** 2).sum(axis=0) / n_known)
-    few = len(at) < _MARKETS_PER_COVARIATE * covariates.shape[1]
+    few = (len(at) < _MARKETS_PER_COVARIATE * covariates.shape[1]) & ~_two_kinds(covariates, known)
     scale[(scale < 1e-9 * np.maximum(np.abs(mean), 1.0)) | few] = 0
     x = _design(covariates, mean, scale)
     # Covariates that others make up say nothing of their own: no direction without any spread is fitted.
@@ -300,6 +301,14 @@ def _design(covariates: FloatArray, mean: FloatArray, scale: FloatArray) -> Floa
     z = (covariates - mean) / np.where(scale > 0, scale, 1.0)
     z = np.where(np.isfinite(z) & (scale > 0), z, 0.0)
     return np.concatenate([np.ones((len(z), 1)), z], axis=1)
+
+
+def _two_kinds(covariates: FloatArray, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Covariates with two values, each known of enough markets to tell one kind from the other."""
+    low, high = np.where(known, covariates, np.inf).min(axis=0), np.where(known, covariates, -np.inf).max(axis=0)
+    at_low, at_high = ((known & (covariates == end)).sum(axis=0) for end in (low, high))
+    enough = np.minimum(at_low, at_high) >= _MARKETS_PER_KIND
+    return np.asarray((low < high) & (at_low + at_high == known.sum(axis=0)) & enough)
 
 
 def _dot(x: FloatArray, coefficients: FloatArray, axis: int | tuple[int, int] = 1) -> FloatArray:
