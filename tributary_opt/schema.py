@@ -420,7 +420,7 @@ MARKET_DAYS: Final = Table(
         _double("spread_seconds", "price s", "two-sided spread integrated over that time"),
         _double("spread_sum", "price", "sum of the two-sided spreads, a look each"),
         _double("mid_sum", "price", "sum of the two-sided mids, a look each"),
-        _double("first_mid", "price", "last two-sided mid of the first 5-minute bucket that has one"),
+        _double("first_mid", "price", "first two-sided mid"),
         _time("first_mid_at", "time of it"),
         _double("last_mid", "price", "last two-sided mid"),
         _time("last_mid_at", "time of it"),
@@ -436,7 +436,9 @@ MARKET_DAYS: Final = Table(
         _int("n_buckets", "5-minute buckets in the session"),
         _int("n_mid_buckets", "of them with a two-sided mid"),
         _double(
-            "realised_variance", "price^2", "squared moves of the last two-sided mid from 5-minute bucket to bucket"
+            "realised_variance",
+            "price^2",
+            "squared moves of mids: from first_mid to the last one of its 5-minute bucket, then from last to last",
         ),
         _double("bipower_variance", "price^2", "(pi/2) sum of products of adjacent absolute moves"),
         _double("realised_quarticity", "price^4", "sum of fourth powers of the moves"),

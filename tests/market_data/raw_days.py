@@ -260,7 +260,7 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
     quoted = b[two]
     mid = (quoted["best_bid"] + quoted["best_ask"]) / 2
     mids = mid.groupby(quoted["timestamp"].dt.floor("5min")).last()
-    moves = np.diff(mids.to_numpy())
+    moves = np.diff(mids.to_numpy(), prepend=mid.iloc[:1])  # the first one within its bucket
     return {
         "n_snapshots": len(b),
         "n_two_sided": int(two.sum()),
@@ -273,15 +273,15 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
         "spread_seconds": ((ask - bid)[two] * stands[two]).sum(),
         "spread_sum": (ask - bid)[two].sum(),
         "mid_sum": mid.sum(),
-        "first_mid": mids.iloc[0] if len(mids) else np.nan,
-        "first_mid_at": quoted["timestamp"].groupby(quoted["timestamp"].dt.floor("5min")).last().min(),
+        "first_mid": mid.iloc[0] if len(mid) else np.nan,
+        "first_mid_at": quoted["timestamp"].min(),
         "last_mid": mid.iloc[-1] if len(mid) else np.nan,
         "last_mid_at": quoted["timestamp"].max(),
         "n_mid_buckets": len(mids),
         "realised_variance": (moves**2).sum(),
         "bipower_variance": np.pi / 2 * (np.abs(moves[1:]) * np.abs(moves[:-1])).sum(),
         "realised_quarticity": (moves**4).sum(),
-        "variance_by_hour": _by_hour(pd.Series(moves**2), pd.Series(mids.index[1:]), zone),
+        "variance_by_hour": _by_hour(pd.Series(moves**2), pd.Series(mids.index), zone),
         "mids": mid.set_axis(quoted["timestamp"]),
         "quoted": quoted,
     }

@@ -91,12 +91,14 @@ def test_one_instruments_look_does_not_end_anothers(db: QuestDB, source: Source)
     assert {r["token_id"]: r["quoted_us"] for r in books(source)} == {"M": 600e6, "N": 600e6, "other": 600e6}
 
 
-def test_last_mid_is_that_of_the_last_look_with_both_sides(db: QuestDB, source: Source) -> None:
-    looks = [("10:00:00", 9.0, 11.0), ("10:01:00", 10.0, 14.0), ("10:02:00", None, 20.0), ("10:03:00", 9.0, 8.0)]
+def test_first_and_last_mid_are_those_of_the_first_and_last_look_with_both_sides(db: QuestDB, source: Source) -> None:
+    looks = [("10:00:00", 5.0, None), ("10:00:10", 9.0, 11.0), ("10:00:30", 1.0, 2.0), ("10:01:00", 10.0, 14.0)]
+    looks += [("10:02:00", None, 20.0), ("10:03:00", 9.0, 8.0)]
     load(db, [], [book(at(c), "M", b, a) for c, b, a in looks])
     (row,) = books(source)
+    assert (row["first_mid"], row["first_mid_at"]) == (10.0, pd.Timestamp(at("10:00:10")))
     assert (row["last_mid"], row["last_mid_at"]) == (12.0, pd.Timestamp(at("10:01:00")))
-    assert (row["n"], row["n_two_sided"], row["n_crossed"], row["n_bid"], row["n_ask"]) == (4, 2, 1, 3, 4)
+    assert (row["n"], row["n_two_sided"], row["n_crossed"], row["n_bid"], row["n_ask"]) == (6, 3, 1, 5, 5)
 
 
 # --- aggressors ---------------------------------------------------------------------------------------------

@@ -532,9 +532,12 @@ def buckets_between(a: pd.Timestamp, b: pd.Timestamp) -> float:
 
 
 def share(row: dict, what: str) -> float:
-    """Of the row's session, from its first price's bucket to its last one's."""
-    session = (row["session_end"] - row["session_start"]) / pd.Timedelta("5min")
-    return buckets_between(row[f"first_{what}_at"], row[f"last_{what}_at"]) / session
+    """Of the row's session, from its first mid to its last one, or from its first trade's bucket to its last one's."""
+    first, last = row[f"first_{what}_at"], row[f"last_{what}_at"]
+    session = row["session_end"] - row["session_start"]
+    if what == "mid":
+        return (last - first) / session
+    return buckets_between(first, last) / (session / pd.Timedelta("5min"))
 
 
 def mid_days(by_day: dict[date, dict], days: list[date], calendar: str) -> list[tuple[float, float, float]]:
@@ -549,7 +552,7 @@ def mid_days(by_day: dict[date, dict], days: list[date], calendar: str) -> list[
             gap = row["first_mid"] - last["last_mid"]
             if not np.isnan(gap):
                 variance, error = variance + gap**2, error + 2 / 3 * gap**4
-                covered += buckets_between(last["last_mid_at"], row["first_mid_at"]) / 288
+                covered += (row["first_mid_at"] - last["last_mid_at"]) / pd.Timedelta(days=1)
         out.append((variance, error, covered))
     return out
 

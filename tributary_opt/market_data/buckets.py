@@ -172,6 +172,11 @@ class _Buckets:
         """`function` over each instrument's rows; NaN or NaT without one."""
         return self._spread(function.reduceat(values, self._first) if len(values) else values)
 
+    @property
+    def starts(self) -> np.ndarray:
+        """Place of each instrument's first row."""
+        return self._first
+
     def steps(self) -> np.ndarray:
         """Places whose row before belongs to the same instrument."""
         return np.flatnonzero(np.diff(self.market, prepend=-1) == 0)
@@ -297,13 +302,25 @@ def _moves(of: _Buckets, price: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return paired, moves, products
 
 
+def _path_moves(of: _Buckets, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moves of a path that begins with the first price of its first row, and products of adjacent moves.
+
+    A session's first bucket holds more of its variance than any other: the path does not begin at the bucket's end.
+    """
+    _, moves, _ = _moves(of, last)
+    moves[of.starts] = last[of.starts] - first[of.starts]
+    products = np.zeros(len(last))
+    products[of.steps()] = moves[of.steps()] * moves[of.steps() - 1]
+    return moves, products
+
+
 def _book_columns(book: _Buckets) -> dict[str, object]:
     n, n_two_sided, n_crossed = book["n"], book["n_two_sided"], book["n_crossed"]
     n_sides = book["n_bid"] + book["n_ask"]
     n_one_sided = n_sides - 2 * (n_two_sided + n_crossed)
     quoted = book.where(n_two_sided > 0)
     mid = quoted["last_mid"]
-    _, moves, products = _moves(quoted, mid)
+    moves, products = _path_moves(quoted, quoted["first_mid"], mid)
     return {
         "n_snapshots": book.count(n),
         "n_two_sided": book.count(n_two_sided),
@@ -316,8 +333,8 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
         "spread_seconds": book.sum(book["spread_us"]) / 1e6,
         "spread_sum": book.sum(book["spread_sum"]),
         "mid_sum": book.sum(book["mid_sum"]),
-        "first_mid": quoted.first(mid),
-        "first_mid_at": _stamps(quoted.first(quoted["last_mid_at"])),
+        "first_mid": quoted.first(quoted["first_mid"]),
+        "first_mid_at": _stamps(quoted.first(quoted["first_mid_at"])),
         "last_mid": quoted.last(mid),
         "last_mid_at": _stamps(quoted.last(quoted["last_mid_at"])),
         "n_mid_buckets": quoted.count(np.ones(len(mid))).astype(np.int32),

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from tributary_opt import schema
 
 _KEYS = ["market_id", "token_id", "bucket"]
-_FIRST, _LAST = {"open": "first_at"}, {"close": "last_at", "last_mid": "last_mid_at"}
-_LOWEST, _HIGHEST = ("low", "first_at"), ("high", "last_at", "last_mid_at")
+_FIRST = {"open": "first_at", "first_mid": "first_mid_at"}
+_LAST = {"close": "last_at", "last_mid": "last_mid_at"}
+_LOWEST, _HIGHEST = ("low", "first_at", "first_mid_at"), ("high", "last_at", "last_mid_at")
 
 _IMPACT_SIGNS = np.array([-1.0 if name in ("q", "r", "qqq", "qqr", "qrr") else 1.0 for name in schema.IMPACT_SUMS])
 """What an odd number of signed factors, flow or move, does in the mirror; costs and sizes have no sign."""
@@ -113,7 +114,7 @@ def _mirrored(rows: pd.DataFrame) -> pd.DataFrame:
         out["high"], out["low"] = 1.0 - rows["low"], 1.0 - rows["high"]
     if "mid_sum" in rows:
         out["mid_sum"] = rows["n_two_sided"] - rows["mid_sum"]
-    for name in ("open", "close", "last_mid"):
+    for name in ("open", "close", "first_mid", "last_mid"):
         if name in rows:
             out[name] = 1.0 - rows[name]
     return out

@@ -360,6 +360,8 @@ class Source:
     ) -> pa.Table:
         """Looks at the book by instrument and 5-minute bucket: how many had both sides, their spreads and mids.
 
+        first_mid and last_mid are those of the bucket's first and last look with both sides, with the times of these.
+
         A side is there when its price is a number from 1e-60 to 1e60; an ask of 1 of a probability means that there is
         none. A look stands until the instrument's next one, the session's end or `quote_cap_s`, whichever is first.
         """
@@ -393,13 +395,16 @@ class Source:
             f"FROM raw), "
             f"sums AS (SELECT timestamp_floor('{BUCKET_MINUTES}m', at) AS bucket, market_id, token_id, "
             f"{sides} AS sides, count() AS n, sum(gap) AS stood, sum((ask - bid) * gap) AS spread_stood, "
-            f"sum(ask - bid) AS spread, sum((bid + ask) / 2) AS mid, last((bid + ask) / 2) AS last_mid, "
-            f"min(at) AS first_at, max(at) AS last_at FROM looks) "
+            f"sum(ask - bid) AS spread, sum((bid + ask) / 2) AS mid, first((bid + ask) / 2) AS first_mid, "
+            f"last((bid + ask) / 2) AS last_mid, min(at) AS first_at, max(at) AS last_at FROM looks) "
             f"SELECT bucket, market_id, token_id, sum(n) AS n, {total('n', _TWO)} AS n_two_sided, "
             f"{total('n', _CROSSED)} AS n_crossed, {total('n', _TWO, _CROSSED, _BID)} AS n_bid, "
             f"{total('n', _TWO, _CROSSED, _ASK)} AS n_ask, {total('stood', _TWO)} AS quoted_us, "
             f"{total('spread_stood', _TWO)} AS spread_us, {total('spread', _TWO)} AS spread_sum, "
-            f"{total('mid', _TWO)} AS mid_sum, last_not_null(CASE WHEN sides = {_TWO} THEN last_mid END) AS last_mid, "
+            f"{total('mid', _TWO)} AS mid_sum, "
+            f"last_not_null(CASE WHEN sides = {_TWO} THEN first_mid END) AS first_mid, "
+            f"min(CASE WHEN sides = {_TWO} THEN first_at END) AS first_mid_at, "
+            f"last_not_null(CASE WHEN sides = {_TWO} THEN last_mid END) AS last_mid, "
             f"max(CASE WHEN sides = {_TWO} THEN last_at END) AS last_mid_at, "
             f"min(first_at) AS first_at, max(last_at) AS last_at FROM sums"
         )

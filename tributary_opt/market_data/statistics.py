@@ -354,19 +354,19 @@ def _log_sd(paths: _Paths, unseen: np.ndarray, kind: np.ndarray, group: np.ndarr
 
 
 def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray) -> tuple[_Paths, np.ndarray]:
-    """Paths of the last mids of buckets, and by market the rms move between sessions.
+    """Paths of mids, the first one and the last ones of buckets, and by market the rms move between sessions.
 
     Rows of older versions, whose ticks have retired, do not say when their paths began: they count for nothing.
     """
     quoted = (rows["n_mid_buckets"].to_numpy() > 1) & rows["first_mid_at"].notna().to_numpy()
-    begins, ends = _bucket(rows["first_mid_at"]), _bucket(rows["last_mid_at"])
+    begins, ends = _plain(rows["first_mid_at"]), _plain(rows["last_mid_at"])
     # Var(RV) ≈ (2/3) Σ r⁴ (Barndorff-Nielsen & Shephard 2002).
     variance, error, covered = (
         np.where(quoted, values, 0.0)
         for values in (
             rows["realised_variance"].to_numpy(dtype=float),
             2.0 / 3.0 * rows["realised_quarticity"].to_numpy(dtype=float),
-            (ends - begins) / _session(rows),
+            _between(begins, ends) / _session(rows),
         )
     )
     # From the last mid of a trading day to the first of the next, where neither day is missing in between.
@@ -380,7 +380,7 @@ def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray)
     always = neighbours & (rows["calendar"].to_numpy() == ALWAYS_OPEN)[1:] & quoted[1:]
     variance[1:] += np.where(always, squared, 0.0)
     error[1:] += np.where(always, 2.0 / 3.0 * squared**2, 0.0)
-    covered[1:] += np.where(always, (begins[1:] - ends[:-1]) / _session(rows)[1:], 0.0)
+    covered[1:] += np.where(always, _between(ends[:-1], begins[1:]) / _session(rows)[1:], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _Paths(variance, error, covered), np.sqrt(between / n_gaps)
 
@@ -414,7 +414,7 @@ def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _P
 def _bipower_paths(rows: pd.DataFrame) -> _Paths:
     """Paths of mids within days, jumps left out; without an error."""
     measured = (rows["n_mid_buckets"].to_numpy() > 2) & rows["first_mid_at"].notna().to_numpy()
-    covered = (_bucket(rows["last_mid_at"]) - _bucket(rows["first_mid_at"])) / _session(rows)
+    covered = _between(_plain(rows["first_mid_at"]), _plain(rows["last_mid_at"])) / _session(rows)
     variance = np.where(measured, rows["bipower_variance"].to_numpy(dtype=float), 0.0)
     return _Paths(variance, np.zeros(len(rows)), np.where(measured, covered, 0.0))
 
@@ -435,6 +435,11 @@ def _bucket(times: pd.Series) -> np.ndarray:
     stamps = _plain(times)
     of_clock = stamps.astype("datetime64[m]").astype(np.int64) // BUCKET_MINUTES
     return np.where(np.isnat(stamps), np.nan, of_clock)
+
+
+def _between(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Time from one to another, in buckets; NaN where either is missing."""
+    return np.asarray((later - earlier) / _BUCKET)
 
 
 def _session(rows: pd.DataFrame) -> np.ndarray:
