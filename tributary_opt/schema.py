@@ -399,7 +399,11 @@ MARKET_DAYS: Final = Table(
         _double("trade_variance", "price^2", "squared moves of the last trade's price from 5-minute bar to bar"),
         _double("trade_products", "price^2", "products of adjacent such moves: below 0 where trades bounce (Roll)"),
         _int("n_trade_products", "of them"),
-        _double("two_scale_variance", "price^2", "variance of the path behind the bounce, from last prices of bars"),
+        _double(
+            "two_scale_variance",
+            "price^2",
+            "variance of the path behind the bounce, from the first price and last ones of bars",
+        ),
         _double("two_scale_error", "price^4", "variance of that estimate"),
         _double(
             "noise_variance", "price^2", "variance of the bounce of one price, by the same estimator; a mean, no sum"

@@ -226,26 +226,40 @@ def _largest_step(t: pd.DataFrame) -> dict[str, Any]:
 
 def _noisy(t: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, *, with_book: bool) -> dict[str, Any]:
     """Two scales by their sub-grids, one after another; EDGE by its authors' package."""
-    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last"])
-    price = bars["last"].to_numpy()
+    bars = t.groupby(t["timestamp"].dt.floor("5min"))["price"].agg(["first", "max", "min", "last", "size"])
+    price = np.concatenate([bars["first"].to_numpy()[:1][bars["size"].to_numpy()[:1] > 1], bars["last"].to_numpy()])
     n = len(price) - 1
     out = dict.fromkeys(("two_scale_variance", "two_scale_error", "noise_variance", "edge_squared_bars"), 0.0)
     out |= {"n_two_scale": 0, "n_edge_bars": 0}
     if n >= 8:
         k = max(round(n ** (2 / 3) / 3), 2)
-        of_grids = [(np.diff(price[offset::k]) ** 2).sum() for offset in range(k)]
-        per_grid, fast = (n - k + 1) / k, (np.diff(price) ** 2).sum()
-        variance = (np.mean(of_grids) - per_grid / n * fast) * n / ((k - 1) * per_grid)
-        noise = fast / 2 / n
-        error = 4 / 3 * k / n * max(variance, 0.0) ** 2 + 8 * noise**2 * n / k**2
-        out |= {"two_scale_variance": variance, "two_scale_error": error, "noise_variance": noise, "n_two_scale": n}
+        fast = (np.diff(price) ** 2).sum()
+        variance, error = two_scales(price, k, 1)
+        out |= {"two_scale_variance": variance, "two_scale_error": error, "noise_variance": fast / 2 / n}
+        out["n_two_scale"] = n
     if not with_book and len(bars) >= 3 and len(t) >= 2 * len(bars):
         grid = bars.reindex(pd.date_range(start.floor("5min"), end - pd.Timedelta(1, "us"), freq="5min"))
-        scale = price.mean()  # the package takes logarithms
+        scale = bars["last"].mean()  # the package takes logarithms
         edge = bidask.edge(*(np.exp(grid[name] / scale) for name in ("first", "max", "min", "last")), sign=True)
         if np.isfinite(edge):
             out |= {"edge_squared_bars": np.sign(edge) * (edge * scale) ** 2 * len(bars), "n_edge_bars": len(bars)}
     return out
+
+
+def two_scales(price: np.ndarray, k: int, j: int) -> tuple[float, float]:
+    """Variance and its error: grids of every k-th price less those of every j-th, over the ends and all."""
+    n, fast = len(price) - 1, (np.diff(price) ** 2).sum()
+
+    def of_grids(k: int) -> float:
+        longer = np.concatenate([np.repeat(price[0], k - 1), price, np.repeat(price[-1], k - 1)])
+        return sum((np.diff(longer[offset::k]) ** 2).sum() for offset in range(k)) / k
+
+    c = j * (n + k - 1) / k / (n + j - 1)
+    variance = (of_grids(k) - c * of_grids(j)) / (1 - c)
+    v = max(variance, 0.0)
+    noise = max(fast - v, 0.0) / 2 / n
+    of_noise = (8 * noise * v / k + 8 * noise**2 * n / k**2) / (1 - c) ** 2
+    return variance, 4 / 3 * (1 + 2 * j / k) * k / n * v**2 + of_noise
 
 
 def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap_s: float) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def with_trades(rows: pd.DataFrame, bars: int, variance: float = 1.0) -> pd.Data
         n_trade_bars=bars,
         n_two_scale=bars - 1,
         two_scale_variance=variance * (bars - 1) / 78,
-        first_trade_at=rows["session_start"],
+        first_trade_at=rows["session_start"] + pd.Timedelta(4, "min"),  # the one trade of the first bar
         last_trade_at=rows["session_start"] + pd.Timedelta(5 * bars - 1, "min"),
     )
 
@@ -433,7 +433,7 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
     by_mids = np.isfinite(mids["sigma"]) and (np.isnan(two_scale["sigma"]) or (mids["sigma"] > 0 and enough))
     sigma = mids if by_mids else two_scale
     jumps_out = [(r["bipower_variance"], share(r, "mid")) for r in have if r["n_mid_buckets"] > 2]
-    of_bars = [(r["trade_variance"], share(r, "trade")) for r in have if r["n_trade_bars"] > 1]
+    of_bars = [(r["trade_variance"], share_of_bars(r)) for r in have if r["n_trade_bars"] > 1]
     bars = total("n_range_bars")
     bounce = np.nan if np.isnan(spread) else spread**2 * bars / 4 / np.log(2)
     all_bars = sum(r["n_buckets"] for r in have if r["n_trades"] > 0)
@@ -532,12 +532,14 @@ def buckets_between(a: pd.Timestamp, b: pd.Timestamp) -> float:
 
 
 def share(row: dict, what: str) -> float:
-    """Of the row's session, from its first mid to its last one, or from its first trade's bucket to its last one's."""
-    first, last = row[f"first_{what}_at"], row[f"last_{what}_at"]
-    session = row["session_end"] - row["session_start"]
-    if what == "mid":
-        return (last - first) / session
-    return buckets_between(first, last) / (session / pd.Timedelta("5min"))
+    """Of the row's session, from its first price to its last one."""
+    return (row[f"last_{what}_at"] - row[f"first_{what}_at"]) / (row["session_end"] - row["session_start"])
+
+
+def share_of_bars(row: dict) -> float:
+    """Of the row's session, from the bar of its first trade to that of its last one."""
+    session = (row["session_end"] - row["session_start"]) / pd.Timedelta("5min")
+    return buckets_between(row["first_trade_at"], row["last_trade_at"]) / session
 
 
 def mid_days(by_day: dict[date, dict], days: list[date], calendar: str) -> list[tuple[float, float, float]]:

@@ -132,6 +132,30 @@ def test_two_scales_find_the_variance_behind_noise_and_say_how_surely(n: int, no
     assert (found.n <= n).all()
 
 
+@pytest.mark.parametrize("slower", [1, 2])
+def test_two_scales_count_the_whole_day_however_its_variance_is_spread(slower: int) -> None:
+    """Half of the variance in the first and last quarter hour: σ read 9 % low while windows had to fit in the day."""
+    rng = np.random.default_rng(4)
+    shape = np.ones(78)
+    shape[:3] = shape[-3:] = 12.0
+    path = np.zeros((6_000, 79))
+    path[:, 1:] = np.cumsum(rng.standard_normal((6_000, 78)) * np.sqrt(shape / shape.sum()), axis=1)
+    found = v.two_scale_variance(path + 0.05 * rng.standard_normal(path.shape), slower)
+    assert found.variance.mean() == pytest.approx(1.0, abs=3.5 * found.variance.std() / math.sqrt(6_000))
+
+
+def test_slower_scales_see_through_noise_that_persists() -> None:
+    """Noise that turns around at a quarter of the prices and adds four times the variance: 1.3 and 1.0."""
+    rng = np.random.default_rng(5)
+    path = np.cumsum(rng.standard_normal((3_000, 289)), axis=1) / math.sqrt(288)
+    sign = np.cumprod(np.where(rng.random(path.shape) < 0.75, 1, -1), axis=1)
+    prices = path + 0.12 * sign
+    plain, slow = (v.two_scale_variance(prices, slower) for slower in (1, 2))
+    assert plain.variance.mean() > 1.25
+    assert slow.variance.mean() == pytest.approx(1.0, abs=0.05)
+    assert np.sqrt(slow.error.mean()) == pytest.approx(slow.variance.std(), rel=0.25)
+
+
 def test_too_few_prices_measure_nothing() -> None:
     found = v.two_scale_variance([[1.0, 2.0, 1.0, np.nan, *[np.nan] * 10], [*range(14)]])
     assert (found.n[0], found.variance[0], found.error[0], found.noise[0]) == (0, 0.0, 0.0, 0.0)

@@ -270,7 +270,9 @@ def _step_columns(trade: _Buckets) -> dict[str, object]:
 
 def _noisy_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
     """Variance behind the bounce of trades, and their spread on a day without a book."""
-    two_scale = volatility.two_scale_variance(trade.dense(trade["close"], np.nan))
+    # A bar of one trade has no other price than its last one.
+    opens = trade.first(np.where(trade["n"] > 1, trade["open"], np.nan))
+    two_scale = volatility.two_scale_variance(np.column_stack([opens, trade.dense(trade["close"], np.nan)]))
     bars = np.bincount(trade.market, minlength=trade.n_markets)
     # EDGE wants two trades a bar, and costs as much as everything else here: only where it may be needed.
     wanted = (book.sum(book["n_two_sided"]) == 0) & (trade.sum(trade["n"]) >= 2 * bars) & (bars >= 3)

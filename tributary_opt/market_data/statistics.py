@@ -386,15 +386,15 @@ def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray)
 
 
 def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _Paths:
-    """Paths of the last trades of bars, their bounce taken out."""
+    """Paths of trades, the first one and the last ones of bars, their bounce taken out."""
     measured = rows["n_two_scale"].to_numpy() > 0
-    begins, ends = _bucket(rows["first_trade_at"]), _bucket(rows["last_trade_at"])
+    begins, ends = _plain(rows["first_trade_at"]), _plain(rows["last_trade_at"])
     variance, error, covered = (
         np.where(measured, values, 0.0)
         for values in (
             rows["two_scale_variance"].to_numpy(dtype=float),
             rows["two_scale_error"].to_numpy(dtype=float),
-            (ends - begins) / _session(rows),
+            _between(begins, ends) / _session(rows),
         )
     )
     # Around the clock the move from the last trade of a day to the first of the next belongs to the session, less the
@@ -406,8 +406,7 @@ def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _P
     squared = np.where(always, gap, 0.0) ** 2
     variance[1:] += np.where(always, squared - noise[1:] - noise[:-1], 0.0)
     error[1:] += 2.0 / 3.0 * squared**2
-    took = (_plain(rows["first_trade_at"])[1:] - _plain(rows["last_trade_at"])[:-1]) / _BUCKET
-    covered[1:] += np.where(always, took / _session(rows)[1:], 0.0)
+    covered[1:] += np.where(always, _between(ends[:-1], begins[1:]) / _session(rows)[1:], 0.0)
     return _Paths(variance, error, covered)
 
 

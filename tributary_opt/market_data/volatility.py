@@ -192,37 +192,37 @@ class TwoScale:
     """Moves; 0 where there were too few to tell noise from variance, and nothing was measured. [-]"""
 
 
-def two_scale_variance(prices: ArrayLike) -> TwoScale:
-    """Variance of a path seen through noise: RV at a slow scale less what noise adds to it, told by RV at the fast one.
+def two_scale_variance(prices: ArrayLike, slower: int = 1) -> TwoScale:
+    """Variance of a path seen through noise: RV at a slow scale less what noise adds to it, told by RV at a fast one.
 
-    n / ((K - 1) n̄) · [RV^(K) - (n̄/n) RV], RV^(K) the average over the K grids of every K-th price, n̄ = (n - K +
-    1)/K. The factor is the one that makes it unbiased for any n; (1 - n̄/n)⁻¹ of the first paper, equal for large n,
-    reads 5 % low for 288 bars. K is n^(2/3)/3, at least 2. Missing prices (NaN) are left out: the clock is that of
-    the prices that are there. Unbiased with noise that is independent from price to price; signs of trades that
-    follow each other make it read high, and bars before the first and after the last trade are not seen. Without
-    noise its variance is K/1.5 times that of realised variance.
+    (RV^(K) - c RV^(J)) / (1 - c), RV^(K) the sum of squared moves over all windows of K moves, divided by K, and c =
+    J (n + K - 1) / (K (n + J - 1)). Windows that hang over an end count with the part that is there: without them the
+    moves at both ends count for less than the others, and σ of a day that is liveliest there reads 5 % low. K is
+    n^(2/3)/3, at least 2, times `slower`; J is 1, or K/3 where `slower` is above 1. Missing prices (NaN) are left out:
+    the clock is that of the prices that are there. Unbiased, however variance is spread over the path, with noise that
+    is independent J prices apart: noise that persists longer, as signs of trades do, makes it read high. Without noise
+    its variance is K/1.5 times that of realised variance, and (1 + 2J/K) times as much again.
 
-    `error` is that of constant variance: (4/3)(K/n) V² + 8 noise² n/K², in the paper's terms.
+    `error` is that of constant variance: (4/3)(1 + 2J/K)(K/n) V² + (8 e V/K + 8 e² n/K²) / (1 - c)², e = (RV - V) / 2n.
 
     References
     ----------
     Zhang, Mykland & Aït-Sahalia (2005), "A tale of two time scales", JASA 100; Aït-Sahalia, Mykland & Zhang (2011),
-    "Ultra high frequency volatility estimation with dependent microstructure noise", J. Econometrics 160 (the factor).
+    "Ultra high frequency volatility estimation with dependent microstructure noise", J. Econometrics 160 (J above 1).
     """
     p = _dense(prices)
     n = np.sum(np.isfinite(p), axis=-1) - 1
     enough = n >= MIN_TWO_SCALE_MOVES
     m = np.where(enough, n, MIN_TWO_SCALE_MOVES)
-    k = np.maximum(np.rint(m ** (2.0 / 3.0) / 3.0).astype(np.int64), 2)
+    k = slower * np.maximum(np.rint(m ** (2.0 / 3.0) / 3.0).astype(np.int64), 2)
+    j = k // 3 if slower > 1 else np.ones_like(k)
+    c = j * (m + k - 1) / (k * (m + j - 1))
     fast = np.sum(_moves(p) ** 2, axis=-1)
-    place = np.arange(p.shape[-1])
-    earlier = place - k[..., np.newaxis]
-    slow_moves = p - np.take_along_axis(p, np.maximum(earlier, 0), axis=-1)
-    slow = np.sum(np.where((earlier >= 0) & np.isfinite(slow_moves), slow_moves, 0.0) ** 2, axis=-1) / k
-    share = (m - k + 1) / k / m
-    variance = (slow - share * fast) / ((k - 1) * share)
-    noise = fast / (2.0 * m)
-    error = 4.0 / 3.0 * k / m * np.maximum(variance, 0.0) ** 2 + 8.0 * noise**2 * m / k**2
+    variance = (_of_windows(p, n, k) - c * (_of_windows(p, n, j) if slower > 1 else fast)) / (1.0 - c)
+    noise, v = fast / (2.0 * m), np.maximum(variance, 0.0)
+    alone = np.maximum(fast - v, 0.0) / (2.0 * m)
+    of_noise = (8.0 * alone * v / k + 8.0 * alone**2 * m / k**2) / (1.0 - c) ** 2
+    error = 4.0 / 3.0 * (1.0 + 2.0 * j / k) * k / m * v**2 + of_noise
     nothing = np.zeros_like(variance)
     return TwoScale(
         variance=np.where(enough, variance, nothing),
@@ -230,6 +230,17 @@ def two_scale_variance(prices: ArrayLike) -> TwoScale:
         noise=np.where(enough, noise, nothing),
         n=np.where(enough, n, 0).astype(np.int64),
     )
+
+
+def _of_windows(dense: Floats, n: NDArray[np.int64], k: NDArray[np.int64]) -> Floats:
+    """Squared moves over windows of k of the n moves, summed and divided by k; those over an end too."""
+    last = np.maximum(n, 0)[..., np.newaxis]
+    starts = np.arange(1 - np.max(k, initial=1), dense.shape[-1])
+    ends = starts + k[..., np.newaxis]
+    ours = (ends > 0) & (starts < last)
+    begins, ends = np.clip(starts, 0, last), np.clip(ends, 0, last)
+    moves = np.take_along_axis(dense, ends, axis=-1) - np.take_along_axis(dense, begins, axis=-1)
+    return np.asarray(np.sum(np.where(ours, moves, 0.0) ** 2, axis=-1) / k)
 
 
 MIN_TWO_SCALE_MOVES = 8
