@@ -262,6 +262,22 @@ def two_scales(price: np.ndarray, k: int, j: int) -> tuple[float, float]:
     return variance, 4 / 3 * (1 + 2 * j / k) * k / n * v**2 + of_noise
 
 
+def two_scales_of_mids(mid: pd.Series, mids: pd.Series) -> dict[str, Any]:
+    """Of the first mid, where its bucket has another one, and the last ones."""
+    first_bucket = mids.index[0] if len(mids) else None
+    stamps = pd.DatetimeIndex(mid.index)  # of equal stamps none is apart
+    looks = 0 if first_bucket is None else stamps[stamps.floor("5min") == first_bucket].nunique()
+    price = np.concatenate([mid.to_numpy()[:1][: int(looks > 1)], mids.to_numpy()])
+    n = len(price) - 1
+    names = [f"{scale}_scale_mid_{what}" for scale in ("two", "slow") for what in ("variance", "error")]
+    out: dict[str, Any] = dict.fromkeys(names, 0.0) | {"n_two_scale_mid": 0}
+    if n >= 8:
+        k = max(round(n ** (2 / 3) / 3), 2)
+        numbers = (*two_scales(price, k, 1), *two_scales(price, 2 * k, 2 * k // 3))
+        out = dict(zip(names, numbers, strict=True)) | {"n_two_scale_mid": n}
+    return out
+
+
 def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap_s: float) -> dict[str, Any]:
     bid, ask = b["best_bid"], b["best_ask"]
     has_bid = (bid > 0) & np.isfinite(bid)
@@ -293,6 +309,7 @@ def _books(b: pd.DataFrame, end: pd.Timestamp, zone: str, probability: bool, cap
         "last_mid_at": quoted["timestamp"].max(),
         "n_mid_buckets": len(mids),
         "realised_variance": (moves**2).sum(),
+        **two_scales_of_mids(mid.set_axis(quoted["timestamp"]), mids),
         "bipower_variance": np.pi / 2 * (np.abs(moves[1:]) * np.abs(moves[:-1])).sum(),
         "realised_quarticity": (moves**4).sum(),
         "variance_by_hour": _by_hour(pd.Series(moves**2), pd.Series(mids.index), zone),

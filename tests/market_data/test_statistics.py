@@ -377,7 +377,7 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
                         float(rng.uniform(0, 5)) if rng.random() < 0.9 or "mid" not in column.name else np.nan
                     )
                 elif column.type in ("INT", "LONG"):
-                    least = 1 if column.name == "n_snapshots" else 0  # no look, no share of looks
+                    least = column.name in ("n_snapshots", "n_two_sided", "n_trade_bars", "n_trades")  # or shares of 0
                     row[column.name] = row[column.name].dtype.type(rng.integers(least, 4))
                 elif column.name.endswith("_by_hour"):
                     row[column.name] = [rng.uniform(0, 1, 24) * (rng.random() < 0.8)]
@@ -389,6 +389,7 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
                 span = np.sort(rng.integers(0, int(row["n_buckets"].iloc[0]) * 300, 2)) + np.array([0, 300])
                 for end, seconds in zip(("first", "last"), span if there else (), strict=False):
                     row[f"{end}_{what}_at"] = row["session_start"] + pd.Timedelta(int(seconds), "s")
+            row["n_two_scale_mid"] = np.int32(0)  # noise is taken off in test_noise.py
             if i % 3 == 0:  # thick bars with wide ranges
                 row = row.assign(n_range_bars=row["n_buckets"], parkinson_variance=row["parkinson_variance"] * 1e4)
             rows.append(row)

@@ -18,6 +18,9 @@ from tributary_opt.market_data.spread import edge_squared
 _BUCKET = np.timedelta64(BUCKET_MINUTES, "m")
 _HOURS = 24
 
+SLOWER = 2
+"""How many times as slow the scales are that see through noise which persists. [-]"""
+
 
 def summarise(
     session: Session,
@@ -316,6 +319,14 @@ def _path_moves(of: _Buckets, first: np.ndarray, last: np.ndarray) -> tuple[np.n
     return moves, products
 
 
+def _two_scales_of_mids(quoted: _Buckets) -> tuple[volatility.TwoScale, volatility.TwoScale]:
+    """Of the path of `_path_moves`; a first bucket with one look has one price."""
+    apart = quoted["first_mid_at"] < quoted["last_mid_at"]
+    begin = quoted.first(np.where(apart, quoted["first_mid"], np.nan))
+    path = np.column_stack([begin, quoted.dense(quoted["last_mid"], np.nan)])
+    return volatility.two_scale_variance(path), volatility.two_scale_variance(path, SLOWER)
+
+
 def _book_columns(book: _Buckets) -> dict[str, object]:
     n, n_two_sided, n_crossed = book["n"], book["n_two_sided"], book["n_crossed"]
     n_sides = book["n_bid"] + book["n_ask"]
@@ -323,6 +334,7 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
     quoted = book.where(n_two_sided > 0)
     mid = quoted["last_mid"]
     moves, products = _path_moves(quoted, quoted["first_mid"], mid)
+    two_scale, slow_scale = _two_scales_of_mids(quoted)
     return {
         "n_snapshots": book.count(n),
         "n_two_sided": book.count(n_two_sided),
@@ -341,6 +353,11 @@ def _book_columns(book: _Buckets) -> dict[str, object]:
         "last_mid_at": _stamps(quoted.last(quoted["last_mid_at"])),
         "n_mid_buckets": quoted.count(np.ones(len(mid))).astype(np.int32),
         "realised_variance": quoted.sum(moves**2),
+        "two_scale_mid_variance": two_scale.variance,
+        "two_scale_mid_error": two_scale.error,
+        "slow_scale_mid_variance": slow_scale.variance,
+        "slow_scale_mid_error": slow_scale.error,
+        "n_two_scale_mid": two_scale.n.astype(np.int32),
         "bipower_variance": quoted.sum(np.abs(products)) * np.pi / 2,
         "realised_quarticity": quoted.sum(moves**4),
         "variance_by_hour": list(quoted.sum_by_hour(moves**2)),

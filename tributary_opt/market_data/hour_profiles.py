@@ -39,7 +39,9 @@ class Profiles:
     day where that is the one used; NaN below `MIN_DAYS`. [-]"""
 
 
-def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int) -> Profiles:
+def profiles(
+    hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int, noise: Floats | None = None
+) -> Profiles:
     """The profile of each market, and how much better than a flat one it is.
 
     Parameters
@@ -50,11 +52,16 @@ def profiles(hours: Floats, rows: pd.DataFrame, group: NDArray[np.int64], n: int
         Rows of `ac_market_days`, the days: calendar, day, session_start, session_end.
     group : ndarray, shape (rows,)
         Market of each row, from 0 to n - 1.
+    noise : ndarray, shape (n,), optional
+        Share of a market's `hours` that is noise, the same at every hour of a session, and taken off. [-]
     """
     total = hours.sum(axis=1)
     some = total > 0
-    share = hours / np.where(some, total, 1.0)[:, np.newaxis]
     flat = _flat(rows)
+    if noise is not None and noise.any():
+        off = noise[group] * total
+        hours, total = hours - off[:, np.newaxis] * flat, total - off
+    share = hours / np.where(some, total, 1.0)[:, np.newaxis]
 
     def error_of(predicted: Floats, tested: NDArray[np.bool_]) -> Floats:
         squared = np.where(tested, ((share - predicted) ** 2).sum(axis=1), 0.0)
@@ -117,7 +124,7 @@ def of_next_session(statistics: pd.DataFrame, as_of: date) -> pd.DataFrame:
 def _without(hours: Floats, group: NDArray[np.int64], n: int) -> tuple[Floats, Floats]:
     """Shares by hour of each row's group without the row itself, and the sums of the groups."""
     sums = np.stack([np.bincount(group, weights=hours[:, h], minlength=n) for h in range(24)], axis=1)
-    return _shares(np.maximum(sums[group] - hours, 0.0)), sums.astype(float)
+    return _shares(np.maximum(sums[group] - hours, 0.0)), np.maximum(sums, 0.0)
 
 
 def _shares(sums: Floats) -> Floats:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from tributary_opt.market_data import noise
 from tributary_opt.market_data.calendars import ALWAYS_OPEN
 from tributary_opt.market_data.day_scatter import DAY_LOG_SD, log_sigma_sd
 from tributary_opt.market_data.hour_profiles import Profiles, profiles
 from tributary_opt.market_data.market_days import Window
+from tributary_opt.market_data.noise import NOISY
 from tributary_opt.market_data.source import BUCKET_MINUTES
 from tributary_opt.market_data.spread import root
 
@@ -37,6 +40,9 @@ filled in than seen. [-]"""
 UNSEEN_LOG_SD = 0.35
 """How far the volatility of a time of day lies from its day's: by half hours, log σ of the recorded stocks and coins
 (AIG, BAC, Bitcoin, Litecoin) scatters by 0.26 to 0.36. It counts with the share of the days that was not seen. [-]"""
+
+MAX_UNEVEN = 3.0
+"""How far from constant within a day variance is taken to be at most: Σ of its square over that of its mean. [-]"""
 
 
 def day_weights(rows: pd.DataFrame, window: Window, half_life_days: float | None) -> np.ndarray:
@@ -104,6 +110,8 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     day_hours = _sums(group, weights * hours, len(first)) / _sums(group, weights, len(first))
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     of_mids, overnight = _mid_paths(rows, group, len(first), place)
+    noisy = pd.Series(rows["kind"].to_numpy(dtype=object)[last]).map(NOISY).fillna(NOISY["price"]).to_numpy(dtype=float)
+    of_mids, mid_noise = _less_noise(of_mids, rows, "mid", weights, noisy, group)
     of_trades = _trade_paths(rows, group, place)
     n_quoted = _sums(group, rows["n_mid_buckets"].to_numpy() > 1, len(first))
     n_trades, n_bars, n_traded_days = (
@@ -140,7 +148,9 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
             {"realised_mid": np.where(sound, by_mids.value, np.nan), "two_scale_trades": two_scale}
         )
         chosen = sigma_source == "realised_mid"
-        sigma_se = sigma * _log_sd(
+        sigma_source[chosen & (mid_noise.taken > 0.5)] = "two_scale_mid"
+        undecided = np.where(chosen, mid_noise.log_sd, 0.0)
+        log_sd = _log_sd(
             _Paths(*(np.where(chosen[group], *of) for of in zip(of_mids, of_trades, strict=True))),
             np.where(chosen, by_mids.unseen, by_trades.unseen),
             rows["kind"].to_numpy(dtype=object)[last],
@@ -210,7 +220,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "mean_spread": total("spread_sum") / n_two_sided,
                 "mean_mid": total("mid_sum") / n_two_sided,
                 "sigma": sigma,
-                "sigma_se": sigma_se,
+                "sigma_se": sigma * np.hypot(log_sd, undecided),
                 "sigma_source": sigma_source,
                 "sigma_covered": np.where(
                     np.isfinite(sigma), np.where(chosen, by_mids.covered, by_trades.covered), np.nan
@@ -227,7 +237,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
                 **_profile_columns("volume", _profile(rows, "volume_by_hour", group, len(first))),
-                **_profile_columns("variance", _profile(rows, "variance_by_hour", group, len(first))),
+                **_profile_columns("variance", _profile(rows, "variance_by_hour", group, len(first), mid_noise.share)),
                 "source_jump": jump,
             }
         )
@@ -327,6 +337,18 @@ class _Paths(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Noise:
+    """What noise adds to the variance of paths, by market."""
+
+    taken: np.ndarray
+    """How far the slower estimates stand for the faster one: 0 not at all, 1 alone. [-]"""
+    share: np.ndarray
+    """Of the variance, taken off. [-]"""
+    log_sd: np.ndarray
+    """What is open about it, in the logarithm of σ. [-]"""
+
+
+@dataclass(frozen=True)
 class _Volatility:
     """What paths say of σ, by market."""
 
@@ -383,6 +405,47 @@ def _mid_paths(rows: pd.DataFrame, group: np.ndarray, n: int, place: np.ndarray)
     covered[1:] += np.where(always, _between(ends[:-1], begins[1:]) / _session(rows)[1:], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _Paths(variance, error, covered), np.sqrt(between / n_gaps)
+
+
+def _less_noise(
+    paths: _Paths, rows: pd.DataFrame, what: str, weights: np.ndarray, noisy: np.ndarray, group: np.ndarray
+) -> tuple[_Paths, _Noise]:
+    """The paths with what slower scales call noise taken off: first noise from price to price, then what persists."""
+    of, steps = noise.Paths(paths.variance, paths.error), []
+    n_moves = rows[_MOVES[what]].to_numpy(dtype=float)
+    there = (paths.covered > 0) & (n_moves > 0)
+    # The slower errors are those of constant variance; how far from constant it is, the fourth powers show, and single
+    # jumps, which hardly cost the slower estimates more: hence a bound.
+    even = np.where(there, (weights * paths.variance) ** 2 * 2.0 / np.maximum(n_moves, 1.0), 0.0)
+    fourth, even = (_sums(group, of_days, len(noisy)) for of_days in (there * weights**2 * paths.error, even))
+    uneven = np.clip(fourth / np.where(even > 0, even, np.inf), 1.0, MAX_UNEVEN)[group]
+    for fast, slow in pairwise(_SCALES[what]):
+        before, behind = ([rows[name].to_numpy(dtype=float) * k for name, k in scale] for scale in (fast, slow))
+        behind[1] = behind[1] * uneven
+        if fast is not _SCALES[what][0]:
+            before[1] = before[1] * uneven
+        # What the path has beside the day's own moves, the one over midnight, stays as it is.
+        slower = noise.Paths(*(np.where(there, a - b + c, a) for a, b, c in zip(of, before, behind, strict=True)))
+        found = noise.less_noise(of, slower, there, weights, noisy, group)
+        # Only noise that is there can persist, and half of it may.
+        of, noisy = found.paths, found.noisy / 2.0
+        steps.append(found)
+    return _Paths(of.variance, of.error, paths.covered), _Noise(
+        taken=np.max([step.taken for step in steps], axis=0),
+        share=1.0 - np.prod([1.0 - step.noise for step in steps], axis=0),
+        log_sd=np.sqrt(np.sum([step.undecided for step in steps], axis=0)) / 2.0,
+    )
+
+
+_MOVES = {"mid": "n_two_scale_mid"}
+_SCALES = {
+    "mid": (
+        (("realised_variance", 1.0), ("realised_quarticity", 2.0 / 3.0)),
+        (("two_scale_mid_variance", 1.0), ("two_scale_mid_error", 1.0)),
+        (("slow_scale_mid_variance", 1.0), ("slow_scale_mid_error", 1.0)),
+    )
+}
+"""Variance and error of estimates from fast to slow."""
 
 
 def _trade_paths(rows: pd.DataFrame, group: np.ndarray, place: np.ndarray) -> _Paths:
@@ -503,11 +566,11 @@ def _newest(values: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
     return out
 
 
-def _profile(rows: pd.DataFrame, name: str, group: np.ndarray, n: int) -> Profiles:
+def _profile(rows: pd.DataFrame, name: str, group: np.ndarray, n: int, of_noise: np.ndarray | float = 0.0) -> Profiles:
     hours, known = np.zeros((len(rows), 24)), rows[name].notna().to_numpy()
     if known.any():
         hours[known] = np.concatenate(rows[name].to_numpy(dtype=object)[known]).reshape(-1, 24)
-    return profiles(hours, rows, group, n)
+    return profiles(hours, rows, group, n, np.broadcast_to(of_noise, n))
 
 
 def _profile_columns(what: str, of: Profiles) -> dict[str, object]:

@@ -1,0 +1,129 @@
+"""Mids with noise: what is taken off, what stays open, and what the window's volatility says of it."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from tributary_opt.market_data.buckets import zero_rows
+from tributary_opt.market_data.calendars import trading_calendar
+from tributary_opt.market_data.market_days import Window, in_order
+from tributary_opt.market_data.noise import Paths, less_noise
+from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.market_data.volatility import two_scale_variance
+
+AS_OF = date(2024, 3, 28)
+
+
+def one_market(fast: float, slow: float, fast_sd: float, slow_sd: float, noisy: float = 0.5):
+    paths = [Paths(np.array([x]), np.array([sd**2])) for x, sd in ((fast, fast_sd), (slow, slow_sd))]
+    return less_noise(*paths, np.array([True]), np.ones(1), np.array([noisy]), np.zeros(1, dtype=np.int64))
+
+
+@pytest.mark.parametrize(("slow", "noisy"), [(0.9, 0.5), (1.1, 0.5), (0.6, 0.8), (-0.1, 0.8), (0.99, 0.2)])
+def test_what_is_taken_off_is_the_posterior_mean_of_noise(slow: float, noisy: float) -> None:
+    """Against scipy: a normal likelihood, an even density on (0, fast) and a mass at 0."""
+    fast, sd = 1.0, 0.15
+    found = one_market(fast, slow, 0.03, sd, noisy)
+    d = fast - slow
+    of_noise = scipy.stats.truncnorm((0 - d) / sd, (fast - d) / sd, d, sd)
+    seen = scipy.stats.norm(d, sd)
+    likelihood = (seen.cdf(fast) - seen.cdf(0.0)) / fast
+    after = noisy * likelihood / (noisy * likelihood + (1 - noisy) * seen.pdf(0.0))
+    mean = after * of_noise.mean()
+    variance = after * (of_noise.var() + of_noise.mean() ** 2) - mean**2
+    taken = min(mean / d, 1.0) if d > 0 else 0.0
+    assert found.noisy[0] == pytest.approx(after, rel=1e-3)
+    assert found.taken[0] == pytest.approx(taken, rel=1e-3)
+    assert found.paths.variance[0] == pytest.approx(fast - taken * d, rel=1e-3)
+    assert found.paths.variance[0] > 0
+    left = max(variance + (mean - taken * d) ** 2 - taken**2 * sd**2, 0.0)
+    assert found.undecided[0] == pytest.approx(left / (fast - taken * d) ** 2, rel=5e-3, abs=1e-6)
+    assert found.paths.error[0] == pytest.approx((1 - taken**2) * 0.03**2 + taken**2 * sd**2, rel=5e-3)
+
+
+def test_without_a_sign_of_noise_the_fast_estimate_stays_and_far_from_it_the_slow_one_does() -> None:
+    same = one_market(1.0, 1.0, 0.01, 0.03)
+    assert (same.taken[0], same.noise[0], same.paths.variance[0], same.paths.error[0]) == (0.0, 0.0, 1.0, 0.01**2)
+    assert np.sqrt(same.undecided[0]) < 0.012
+    apart = one_market(2.0, 1.0, 0.01, 0.03)
+    assert apart.paths.variance[0] == pytest.approx(1.0, rel=1e-6)
+    assert apart.paths.error[0] == pytest.approx(0.03**2, rel=1e-6)
+    assert apart.undecided[0] < 1e-6
+
+
+def market_days(
+    n: int, n_days: int, moves: int, noise: float, kind: str, *, shape: np.ndarray | None = None, seed: int = 1
+) -> pd.DataFrame:
+    """Days of `n` markets with σ = 1 whose mids' noise adds `noise` to the variance of a day, around the clock."""
+    rng = np.random.default_rng(seed)
+    even = np.ones(moves) if shape is None else shape
+    ids = pd.DataFrame({"market_id": [f"{i:04d}" for i in range(n)], "token_id": "t"})
+    rows = []
+    for day in trading_calendar("24/7").last_days(AS_OF, n_days):
+        path = np.zeros((n, moves + 1))
+        path[:, 1:] = np.cumsum(rng.standard_normal((n, moves)) * np.sqrt(even / even.sum()), axis=1)
+        path += rng.standard_normal(path.shape) * np.sqrt(noise / (2 * moves))
+        r = np.diff(path)
+        two, slow = two_scale_variance(path), two_scale_variance(path, 2)
+        start = pd.Timestamp(day, tz="UTC")
+        hour = np.arange(moves) * 24 // moves
+        by_hour = [np.bincount(hour, weights=squared, minlength=24) for squared in r**2]
+        row = zero_rows(day, ids).assign(calendar="24/7", kind=kind, n_buckets=np.int32(288), n_mid_buckets=moves)
+        times = {"session_start": start, "session_end": start + pd.Timedelta(days=1)}
+        times |= {"first_mid_at": times["session_start"], "last_mid_at": times["session_end"]}
+        row = row.assign(**{k: pd.Series([t] * n).astype("datetime64[us, UTC]") for k, t in times.items()})
+        row = row.assign(realised_variance=(r**2).sum(axis=1), realised_quarticity=(r**4).sum(axis=1))
+        row = row.assign(two_scale_mid_variance=two.variance, two_scale_mid_error=two.error, n_two_scale_mid=two.n)
+        rows.append(
+            row.assign(slow_scale_mid_variance=slow.variance, slow_scale_mid_error=slow.error, variance_by_hour=by_hour)
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def statistics(rows: pd.DataFrame, n_days: int) -> pd.DataFrame:
+    window = Window.of(AS_OF, n_days, ["24/7"])
+    return window_statistics(in_order(rows, window), window)
+
+
+@pytest.mark.parametrize(("moves", "n_days"), [(288, 5), (288, 30), (78, 30), (20, 30)])
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 4.0])
+def test_intervals_of_volatility_behind_noisy_mids_hold_the_truth(moves: int, n_days: int, noise: float) -> None:
+    """Noise as large as the variance made σ 1.41 ± 0.01, in a month of prediction markets and for ever."""
+    s = statistics(market_days(100, n_days, moves, noise, "probability"), n_days)
+    z = np.log(s["sigma"]) / (s["sigma_se"] / s["sigma"])
+    assert (np.abs(z) < 1.96).mean() >= 0.91
+    assert s["sigma"].mean() == pytest.approx(1.0, abs=0.04)
+    if noise >= 1:
+        assert set(s["sigma_source"]) == {"two_scale_mid"}
+
+
+def test_efficient_mids_keep_realised_variance_and_nearly_its_error() -> None:
+    rows = market_days(200, 30, 288, 0.0, "price")
+    s = statistics(rows, 30)
+    plain = statistics(rows.assign(n_two_scale_mid=0), 30)
+    assert (s["sigma_source"] == "realised_mid").mean() > 0.85
+    assert s["sigma"].mean() == pytest.approx(1.0, abs=0.01)
+    two_scale = np.sqrt(4 / 3 * 15 / 288 / 30) / 2
+    assert plain["sigma_se"].median() < s["sigma_se"].median() < 0.6 * two_scale
+
+
+def test_mids_that_only_flicker_have_a_volatility_that_is_hardly_known() -> None:
+    s = statistics(market_days(40, 5, 288, 400.0, "probability"), 5)
+    assert (s["sigma"] > 0).all()
+    assert (s["sigma_se"] / s["sigma"]).min() > 0.15
+    assert s["sigma"].max() < 4  # of 20 that realised variance says
+
+
+def test_noise_does_not_flatten_the_profile_of_variance() -> None:
+    shape = 1.0 + 0.8 * np.sin(np.arange(288) / 288 * 2 * np.pi)
+    s = statistics(market_days(30, 20, 288, 2.0, "probability", shape=shape), 20)
+    assert set(s["variance_profile_used"]) == {"hour_of_day"}
+    truth = shape.reshape(24, 12).sum(axis=1) / shape.sum()
+    found = np.mean(np.stack(list(s["variance_profile"])), axis=0)
+    np.testing.assert_allclose(found, truth, atol=0.007)  # flattened, it is 0.02 off
+    np.testing.assert_allclose(np.stack(list(s["variance_profile"])).sum(axis=1), 1.0, rtol=1e-12)
