@@ -13,6 +13,7 @@ import scipy.stats
 from tick_tables import assert_same_rows
 
 from tributary_opt import schema
+from tributary_opt.market_data import volatility as v
 from tributary_opt.market_data.buckets import zero_rows
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.day_scatter import log_sigma_sd
@@ -356,6 +357,27 @@ def test_ranges_of_a_few_thick_bars_are_no_days_volatility() -> None:
         assert row[["sigma_parkinson", "sigma_garman_klass", "sigma_rogers_satchell"]].isna().all()
 
 
+@pytest.mark.parametrize(("of_spread", "published"), [(0.2, 0), (0.07, 1), (0.02, 3)])
+def test_ranges_that_bounce_may_widen_by_a_tenth_are_refused(of_spread: float, published: int) -> None:
+    """Bars of 200 trades; counted by its square alone, a spread of 0.6 σ was let through, and σ was 1.33 to 1.48."""
+    rng = np.random.default_rng(9)
+    mid = np.cumsum(rng.standard_normal((20_000, 200)), axis=1) / np.sqrt(200)
+    prices = mid + of_spread / 2 * rng.choice([-1, 1], mid.shape)
+    bars = (prices[:, 0], prices.max(axis=1), prices.min(axis=1), prices[:, -1])
+    each = v.parkinson(*bars[1:3]), v.garman_klass(*bars), v.rogers_satchell(*bars)
+    names = ("parkinson", "garman_klass", "rogers_satchell")
+    sums = {
+        f"{n}_variance": 288 * float(x.mean() / share)
+        for n, x, share in zip(names, each, v.range_share(200), strict=True)
+    }
+    row = day_row(TUESDAY, n_trades=57_600, n_trade_bars=288, n_range_bars=288, **sums)
+    row = row.assign(spread_seconds=86_400 * of_spread, quoted_seconds=86_400.0)
+    found = only(row, as_of=TUESDAY, lookback=1)[[f"sigma_{n}" for n in names]].to_numpy(dtype=float)
+    there = found[np.isfinite(found)]
+    assert len(there) == published
+    assert (np.abs(there**2 / 288 - 1) < 0.1).all()
+
+
 # --- everything ---------------------------------------------------------------------------------------------
 
 
@@ -391,7 +413,7 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
                     row[f"{end}_{what}_at"] = row["session_start"] + pd.Timedelta(int(seconds), "s")
             row["n_two_scale_mid"] = np.int32(0)  # noise is taken off in test_noise.py
             if i % 3 == 0:  # thick bars with wide ranges
-                row = row.assign(n_range_bars=row["n_buckets"], parkinson_variance=row["parkinson_variance"] * 1e4)
+                row = row.assign(n_range_bars=row["n_buckets"], parkinson_variance=row["parkinson_variance"] * 1e6)
             rows.append(row)
     return pd.concat(rows, ignore_index=True).sample(frac=1, random_state=seed)
 
@@ -436,9 +458,13 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
     jumps_out = [(r["bipower_variance"], share(r, "mid")) for r in have if r["n_mid_buckets"] > 2]
     of_bars = [(r["trade_variance"], share_of_bars(r)) for r in have if r["n_trade_bars"] > 1]
     bars = total("n_range_bars")
-    bounce = np.nan if np.isnan(spread) else spread**2 * bars / 4 / np.log(2)
     all_bars = sum(r["n_buckets"] for r in have if r["n_trades"] > 0)
-    ranged = bars >= 0.9 * all_bars and bounce <= 0.1 * total("parkinson_variance")
+
+    def of_ranges(name: str, times_move: float, squared: float) -> float:
+        per_bar = ratio(total(name), bars)
+        bounce = times_move * spread * np.sqrt(per_bar) + squared * spread**2
+        return np.sqrt(ratio(total(name), traded)) if bars >= 0.9 * all_bars and bounce <= 0.1 * per_bar else np.nan
+
     late = newest("last_trade_at") - newest("last_mid_at") > pd.Timedelta(hours=1)
     price = np.nan if late else newest("last_mid")
     looked = [i for i, d in enumerate(days) if d in by_day and by_day[d]["n_mid_buckets"]]
@@ -487,9 +513,9 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
         "sigma_two_scale": two_scale["sigma"],
         "sigma_bipower": np.sqrt(ratio(*np.sum(jumps_out, axis=0))) if jumps_out else np.nan,
         "sigma_close_to_close": np.sqrt(ratio(*np.sum(of_bars, axis=0))) if of_bars else np.nan,
-        "sigma_parkinson": np.sqrt(ratio(total("parkinson_variance"), traded)) if ranged else np.nan,
-        "sigma_garman_klass": np.sqrt(ratio(total("garman_klass_variance"), traded)) if ranged else np.nan,
-        "sigma_rogers_satchell": np.sqrt(ratio(total("rogers_satchell_variance"), traded)) if ranged else np.nan,
+        "sigma_parkinson": of_ranges("parkinson_variance", 1.15, 0.36),
+        "sigma_garman_klass": of_ranges("garman_klass_variance", 1.63, 0.51),
+        "sigma_rogers_satchell": of_ranges("rogers_satchell_variance", 1.6, 0.5),
         "trades_per_bar": ratio(total("n_trades"), total("n_trade_bars")),
         "overnight_sd": np.sqrt(np.mean(np.square(gaps))) if gaps else np.nan,
         "volume_profile": volume_profile(have, hours),

@@ -41,6 +41,17 @@ UNSEEN_LOG_SD = 0.35
 """How far the volatility of a time of day lies from its day's: by half hours, log σ of the recorded stocks and coins
 (AIG, BAC, Bitcoin, Litecoin) scatters by 0.26 to 0.36. It counts with the share of the days that was not seen. [-]"""
 
+RANGE_BOUNCE = {
+    "parkinson_variance": (1.15, 0.36),
+    "garman_klass_variance": (1.63, 0.51),
+    "rogers_satchell_variance": (1.6, 0.5),
+}
+"""What a spread s adds to the variance σ² of a bar at most: that much of sσ, and that much of s². A range grows by s at
+both its ends together, so that its square grows by 2 s E[range] + s², with E[range] = √(8/π) σ. [-]"""
+
+MAX_RANGE_BOUNCE = 0.1
+"""A range that may owe more of its variance to bounce says nothing. [-]"""
+
 MAX_UNEVEN = 3.0
 """How far from constant within a day variance is taken to be at most: Σ of its square over that of its mean. [-]"""
 
@@ -157,12 +168,14 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
             group,
             weights,
         )
-        # Bounce alone adds s²/(4 ln 2) to the variance of a bar: a range that owes it a tenth or more says nothing.
-        bounce = spread**2 / (4.0 * np.log(2.0)) * total("n_range_bars")
         session_bars = _sums(group, np.where(rows["n_trades"].to_numpy() > 0, rows["n_buckets"], 0), len(first))
-        ranged = (total("n_range_bars") >= 0.9 * session_bars) & (bounce <= 0.1 * total("parkinson_variance"))
+        thick = total("n_range_bars") >= 0.9 * session_bars
 
         def of_ranges(name: str) -> np.ndarray:
+            times_move, squared = RANGE_BOUNCE[name]
+            variance = total(name) / total("n_range_bars")
+            bounce = times_move * spread * np.sqrt(np.maximum(variance, 0.0)) + squared * spread**2
+            ranged = thick & (bounce <= MAX_RANGE_BOUNCE * variance)
             return np.where(ranged, np.sqrt(_positive(decayed(name)) / traded_days), np.nan)
 
         price, price_source = _first_of({"mid": arrival_mid, "last_trade": last_trade_price})
