@@ -408,7 +408,9 @@ MARKET_DAYS: Final = Table(
         _double(
             "noise_variance", "price^2", "variance of the bounce of one price, by the same estimator; a mean, no sum"
         ),
-        _int("n_two_scale", "moves it was made from; 0: too few bars traded"),
+        _double("slow_scale_variance", "price^2", "likewise, from slower scales: behind bounce that persists"),
+        _double("slow_scale_error", "price^4", "variance of that estimate"),
+        _int("n_two_scale", "moves these were made from; 0: too few bars traded"),
         _double(
             "edge_squared_bars", "price^2", "EDGE's squared spread, signed, times the next column; where no book was"
         ),

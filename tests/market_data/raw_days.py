@@ -230,11 +230,12 @@ def _noisy(t: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, *, with_book
     price = np.concatenate([bars["first"].to_numpy()[:1][bars["size"].to_numpy()[:1] > 1], bars["last"].to_numpy()])
     n = len(price) - 1
     out = dict.fromkeys(("two_scale_variance", "two_scale_error", "noise_variance", "edge_squared_bars"), 0.0)
-    out |= {"n_two_scale": 0, "n_edge_bars": 0}
+    out |= {"n_two_scale": 0, "n_edge_bars": 0, "slow_scale_variance": 0.0, "slow_scale_error": 0.0}
     if n >= 8:
         k = max(round(n ** (2 / 3) / 3), 2)
         fast = (np.diff(price) ** 2).sum()
         variance, error = two_scales(price, k, 1)
+        out["slow_scale_variance"], out["slow_scale_error"] = two_scales(price, 2 * k, 2 * k // 3)
         out |= {"two_scale_variance": variance, "two_scale_error": error, "noise_variance": fast / 2 / n}
         out["n_two_scale"] = n
     if not with_book and len(bars) >= 3 and len(t) >= 2 * len(bars):

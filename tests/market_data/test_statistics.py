@@ -411,7 +411,7 @@ def random_rows(seed: int, n_markets: int = 14) -> pd.DataFrame:
                 span = np.sort(rng.integers(0, int(row["n_buckets"].iloc[0]) * 300, 2)) + np.array([0, 300])
                 for end, seconds in zip(("first", "last"), span if there else (), strict=False):
                     row[f"{end}_{what}_at"] = row["session_start"] + pd.Timedelta(int(seconds), "s")
-            row["n_two_scale_mid"] = np.int32(0)  # noise is taken off in test_noise.py
+            row["n_two_scale_mid"], row["slow_scale_error"] = np.int32(0), 0.0  # noise is taken off in test_noise.py
             if i % 3 == 0:  # thick bars with wide ranges
                 row = row.assign(n_range_bars=row["n_buckets"], parkinson_variance=row["parkinson_variance"] * 1e6)
             rows.append(row)

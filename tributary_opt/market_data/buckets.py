@@ -275,7 +275,8 @@ def _noisy_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
     """Variance behind the bounce of trades, and their spread on a day without a book."""
     # A bar of one trade has no other price than its last one.
     opens = trade.first(np.where(trade["n"] > 1, trade["open"], np.nan))
-    two_scale = volatility.two_scale_variance(np.column_stack([opens, trade.dense(trade["close"], np.nan)]))
+    path = np.column_stack([opens, trade.dense(trade["close"], np.nan)])
+    two_scale, slow_scale = volatility.two_scale_variance(path), volatility.two_scale_variance(path, SLOWER)
     bars = np.bincount(trade.market, minlength=trade.n_markets)
     # EDGE wants two trades a bar, and costs as much as everything else here: only where it may be needed.
     wanted = (book.sum(book["n_two_sided"]) == 0) & (trade.sum(trade["n"]) >= 2 * bars) & (bars >= 3)
@@ -288,6 +289,8 @@ def _noisy_columns(trade: _Buckets, book: _Buckets) -> dict[str, object]:
         "n_two_scale": two_scale.n.astype(np.int32),
         "two_scale_variance": two_scale.variance,
         "two_scale_error": two_scale.error,
+        "slow_scale_variance": slow_scale.variance,
+        "slow_scale_error": slow_scale.error,
         "noise_variance": two_scale.noise,
         "n_edge_bars": np.where(measured, bars, 0).astype(np.int32),
         "edge_squared_bars": np.where(measured, squared * bars, 0.0),

@@ -52,6 +52,9 @@ both its ends together, so that its square grows by 2 s E[range] + s², with E[r
 MAX_RANGE_BOUNCE = 0.1
 """A range that may owe more of its variance to bounce says nothing. [-]"""
 
+PERSISTS = 0.5
+"""How likely noise, where there is some, lasts longer than from price to price, before anything was seen. [-]"""
+
 MAX_UNEVEN = 3.0
 """How far from constant within a day variance is taken to be at most: Σ of its square over that of its mean. [-]"""
 
@@ -124,6 +127,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     noisy = pd.Series(rows["kind"].to_numpy(dtype=object)[last]).map(NOISY).fillna(NOISY["price"]).to_numpy(dtype=float)
     of_mids, mid_noise = _less_noise(of_mids, rows, "mid", weights, noisy, group)
     of_trades = _trade_paths(rows, group, place)
+    of_trades, bounce = _less_noise(of_trades, rows, "trade", weights, np.full(len(first), PERSISTS), group)
     n_quoted = _sums(group, rows["n_mid_buckets"].to_numpy() > 1, len(first))
     n_trades, n_bars, n_traded_days = (
         total("n_trades"),
@@ -160,7 +164,7 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
         )
         chosen = sigma_source == "realised_mid"
         sigma_source[chosen & (mid_noise.taken > 0.5)] = "two_scale_mid"
-        undecided = np.where(chosen, mid_noise.log_sd, 0.0)
+        undecided = np.where(chosen, mid_noise.log_sd, bounce.log_sd)
         log_sd = _log_sd(
             _Paths(*(np.where(chosen[group], *of) for of in zip(of_mids, of_trades, strict=True))),
             np.where(chosen, by_mids.unseen, by_trades.unseen),
@@ -426,12 +430,14 @@ def _less_noise(
     """The paths with what slower scales call noise taken off: first noise from price to price, then what persists."""
     of, steps = noise.Paths(paths.variance, paths.error), []
     n_moves = rows[_MOVES[what]].to_numpy(dtype=float)
-    there = (paths.covered > 0) & (n_moves > 0)
+    # A slow error of 0 is that of a row of an older version, which knows of no slower scale.
+    there = (paths.covered > 0) & (n_moves > 0) & (rows[_SCALES[what][-1][1][0]].to_numpy(dtype=float) > 0)
     # The slower errors are those of constant variance; how far from constant it is, the fourth powers show, and single
     # jumps, which hardly cost the slower estimates more: hence a bound.
     even = np.where(there, (weights * paths.variance) ** 2 * 2.0 / np.maximum(n_moves, 1.0), 0.0)
     fourth, even = (_sums(group, of_days, len(noisy)) for of_days in (there * weights**2 * paths.error, even))
-    uneven = np.clip(fourth / np.where(even > 0, even, np.inf), 1.0, MAX_UNEVEN)[group]
+    bound = MAX_UNEVEN if what == "mid" else 1.0
+    uneven = np.clip(fourth / np.where(even > 0, even, np.inf), 1.0, bound)[group]
     for fast, slow in pairwise(_SCALES[what]):
         before, behind = ([rows[name].to_numpy(dtype=float) * k for name, k in scale] for scale in (fast, slow))
         behind[1] = behind[1] * uneven
@@ -440,8 +446,8 @@ def _less_noise(
         # What the path has beside the day's own moves, the one over midnight, stays as it is.
         slower = noise.Paths(*(np.where(there, a - b + c, a) for a, b, c in zip(of, before, behind, strict=True)))
         found = noise.less_noise(of, slower, there, weights, noisy, group)
-        # Only noise that is there can persist, and half of it may.
-        of, noisy = found.paths, found.noisy / 2.0
+        # Only noise that is there can persist.
+        of, noisy = found.paths, found.noisy * PERSISTS
         steps.append(found)
     return _Paths(of.variance, of.error, paths.covered), _Noise(
         taken=np.max([step.taken for step in steps], axis=0),
@@ -450,13 +456,17 @@ def _less_noise(
     )
 
 
-_MOVES = {"mid": "n_two_scale_mid"}
+_MOVES = {"mid": "n_two_scale_mid", "trade": "n_two_scale"}
 _SCALES = {
     "mid": (
         (("realised_variance", 1.0), ("realised_quarticity", 2.0 / 3.0)),
         (("two_scale_mid_variance", 1.0), ("two_scale_mid_error", 1.0)),
         (("slow_scale_mid_variance", 1.0), ("slow_scale_mid_error", 1.0)),
-    )
+    ),
+    "trade": (
+        (("two_scale_variance", 1.0), ("two_scale_error", 1.0)),
+        (("slow_scale_variance", 1.0), ("slow_scale_error", 1.0)),
+    ),
 }
 """Variance and error of estimates from fast to slow."""
 
