@@ -5,10 +5,10 @@ probability has no use for logarithms) or their logarithms. Efficiency is the va
 over the estimator's own, for a Brownian motion without drift, gaps and noise, seen at every instant.
 
 What is measured on a market: realised variance of two-sided mids where books cover the time and move, the two-scale
-realised variance of trades else. Range estimators of 5-minute bars stand beside them: they read low on thin bars
-(`range_share`) and high where trades bounce between bid and ask. `yang_zhang`, `garman_klass_short` and `bad_bars` are
-there for bars of your own, no night uses them; what `realised_variance`, `bipower_variance` and `close_to_close` do for
-an array of prices, it adds up bucket by bucket.
+realised variance of trades else, either less what slower scales call noise (`market_data.noise`). Range estimators of
+5-minute bars stand beside them: they read low on thin bars (`range_share`) and high where trades bounce between bid and
+ask. `yang_zhang`, `garman_klass_short` and `bad_bars` are there for bars of your own, no night uses them; what
+`realised_variance`, `bipower_variance` and `close_to_close` do for an array of prices, it adds up bucket by bucket.
 """
 
 from __future__ import annotations
