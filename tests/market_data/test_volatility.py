@@ -156,6 +156,17 @@ def test_slower_scales_see_through_noise_that_persists() -> None:
     assert np.sqrt(slow.error.mean()) == pytest.approx(slow.variance.std(), rel=0.25)
 
 
+@pytest.mark.parametrize("slower", [1, 2])
+def test_two_scales_of_a_path_are_the_same_to_the_last_bit_whichever_paths_stand_beside_it(slower: int) -> None:
+    rng = np.random.default_rng(8)
+    paths = np.cumsum(rng.standard_normal((40, 289)), axis=1)
+    paths[rng.random(paths.shape) < rng.random((40, 1))] = np.nan
+    together = v.two_scale_variance(paths, slower)
+    for i, path in enumerate(paths):
+        alone = v.two_scale_variance(path[np.newaxis], slower)
+        assert (alone.variance[0], alone.error[0]) == (together.variance[i], together.error[i])
+
+
 def test_too_few_prices_measure_nothing() -> None:
     found = v.two_scale_variance([[1.0, 2.0, 1.0, np.nan, *[np.nan] * 10], [*range(14)]])
     assert (found.n[0], found.variance[0], found.error[0], found.noise[0]) == (0, 0.0, 0.0, 0.0)

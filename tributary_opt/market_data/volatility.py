@@ -235,7 +235,8 @@ def two_scale_variance(prices: ArrayLike, slower: int = 1) -> TwoScale:
 def _of_windows(dense: Floats, n: NDArray[np.int64], k: NDArray[np.int64]) -> Floats:
     """Squared moves over windows of k of the n moves, summed and divided by k; those over an end too."""
     last = np.maximum(n, 0)[..., np.newaxis]
-    starts = np.arange(1 - np.max(k, initial=1), dense.shape[-1])
+    # As many for every path, the widest windows of other paths or not: sums of as many terms round alike.
+    starts = np.arange(1 - dense.shape[-1], dense.shape[-1])
     ends = starts + k[..., np.newaxis]
     ours = (ends > 0) & (starts < last)
     begins, ends = np.clip(starts, 0, last), np.clip(ends, 0, last)
