@@ -416,3 +416,16 @@ def test_wild_moves_of_a_market_that_has_them_are_no_jump(sd: float) -> None:
     found = cut_at_jumps(in_order(pd.concat(made, ignore_index=True), WINDOW), WINDOW)
     assert (np.exp(np.abs(moves)) > 1.4).any() == (sd == 0.2)
     assert not found["source_jump"].dropna().str.contains("within").any()
+
+
+@pytest.mark.parametrize("n_trades", [3, 10, 40])
+def test_thin_markets_whose_sizes_scatter_have_no_new_unit(n_trades: int) -> None:
+    """Trade sizes of a log-sd of 2, as on recorded prediction markets: days' mean sizes differ tenfold by chance."""
+    rng, like, made = np.random.default_rng(9), rows(), []
+    for market in range(400):
+        sizes = rng.lognormal(0.0, 2.0, (20, n_trades))
+        mine = {"market_id": f"M{market:03d}", "token_id": f"M{market:03d}", "n_trades": n_trades}
+        made.append(like.assign(**mine, volume=sizes.sum(axis=1), size_squared=(sizes**2).sum(axis=1)))
+    names = cut_at_jumps(in_order(pd.concat(made, ignore_index=True), WINDOW), WINDOW)
+    named = names.groupby("market_id")["source_jump"].first().dropna().str.contains("size_unit")
+    assert named.sum() == 0

@@ -51,7 +51,7 @@ SIZE_FROM = 10.0
 newest day alone it may be one. [-]"""
 
 MIN_ALIKE = 10.0
-"""Trades alike, (Σ size)²/Σ size², that such a day must be worth: one block is none. [-]"""
+"""Trades alike, (Σ size)²/Σ size², that days of sizes in another unit must be worth: one block is none. [-]"""
 
 
 def cut_at_jumps(rows: pd.DataFrame, window: Window) -> pd.DataFrame:
@@ -192,7 +192,8 @@ def _name(days: pd.DataFrame, size: np.ndarray, at: int, factor: float, hours: f
             sd = np.sqrt(variance * max(hours, 1 / 12) / length)
             if abs(factor) > max(GAP_SIGMAS * sd, GAP_BOUNCES * np.median(np.delete(gaps, at - 1))):
                 return "contract_roll"
-    return "size_unit_change" if _other_sizes(size, at) else None
+    before, after = days.iloc[max(at - 3, 0) : at], days.iloc[at : at + 3]
+    return "size_unit_change" if _other_sizes(size, at) and _worth(before) and _worth(after) else None
 
 
 def _new_units(size: np.ndarray, at: int, factor: float, *, probability: bool) -> str | None:
@@ -213,6 +214,11 @@ def _other_sizes(size: np.ndarray, at: int) -> bool:
     return bool(steady and max(high.min() - low.max(), low.min() - high.max()) > np.log(SIZE_FROM))
 
 
+def _worth(days: pd.DataFrame) -> bool:
+    """Whether their trades are worth `MIN_ALIKE` alike: a few blocks have a mean size that says nothing of its unit."""
+    return bool(days["volume"].sum() ** 2 >= MIN_ALIKE * days["size_squared"].sum() > 0)
+
+
 def _suspected(days: pd.DataFrame) -> bool:
     """Whether the newest of these days, and no other, may have sizes in another unit: its mean trade is beyond all of
     theirs by more than `SIZE_FROM` and by more than they differ, its volume is beyond theirs, and no block made it."""
@@ -224,8 +230,7 @@ def _suspected(days: pd.DataFrame) -> bool:
         apart = sign * size[-1] - (sign * size[:-1]).max()
         # Trades that are reported together, or in pieces, change their size and leave the volume where it was.
         if apart > max(np.log(SIZE_FROM), np.ptp(size[:-1])) and sign * volume[-1] > (sign * volume[:-1]).max():
-            newest = days.iloc[-1]
-            return bool(newest["volume"] ** 2 >= MIN_ALIKE * newest["size_squared"] > 0)
+            return _worth(days.iloc[-1:])
     return False
 
 
