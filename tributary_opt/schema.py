@@ -124,6 +124,9 @@ def _source(
     return SourceColumn(name, types, required, meaning, create_as)
 
 
+SIDES: Final = {"buy": ("buy", "BUY", "Buy", "B", "b"), "sell": ("sell", "SELL", "Sell", "S", "s")}
+"""Words that name an aggressor; every other one is read as none."""
+
 TRADES: Final = SourceTable(
     "trades",
     "one row a trade",
@@ -131,7 +134,7 @@ TRADES: Final = SourceTable(
         _source("timestamp", _TIME, "time of the trade, UTC", "TIMESTAMP", required=True),
         _source("market_id", _TEXT, "the market", "SYMBOL", required=True),
         _source("token_id", _TEXT, "the instrument within the market", "SYMBOL", required=True),
-        _source("side", _TEXT, "the aggressor: buy, sell or null", "SYMBOL", required=True),
+        _source("side", _TEXT, "the aggressor: buy or sell in any case, B or S; or null", "SYMBOL", required=True),
         _source("trade_id", (*_TEXT, "LONG", "UUID"), "unique within the market", "VARCHAR", required=True),
         _source("price", _NUMBER, "quote currency per contract", required=True),
         _source("size", _NUMBER, "contracts", required=True),

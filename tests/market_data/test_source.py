@@ -177,6 +177,18 @@ def test_given_sides_are_held_against_mids_that_cannot_have_moved_far(
     assert [sum(row[n] for row in rows) for n in names] == [4, 2, 39.0, 1 + 4 + 16 + 32.0**2, 34.0, 0, 0]
 
 
+def test_aggressors_are_read_in_every_common_spelling_and_other_words_are_none(db: QuestDB, source: Source) -> None:
+    sides = {"buy": 1.0, "BUY": 2.0, "Buy": 4.0, "B": 8.0, "sell": 16.0, "SELL": 32.0, "S": 64.0, "bid": 128.0}
+    trades = [trade(at(f"10:01:{i:02d}"), "M", 11.0, size, side) for i, (side, size) in enumerate(sides.items())]
+    load(db, trades, [book(at("10:00:00"), "M", 9.0, 11.0)])
+    (row,) = by_bucket(source.trade_buckets(START, END))
+    assert (row["buy_volume"], row["sell_volume"], row["n_signed"]) == (15.0, 112.0, 7)
+    (counts,) = source.trade_counts(START, END).to_pylist()
+    assert counts["n_no_side"] == 1
+    (row,) = by_bucket(source.quoted_trades(START, END, probability=False, infer=True))
+    assert (row["n_quote_rule"], row["buy_volume"], row["effective_volume"]) == (1, 128.0, 255.0)
+
+
 @pytest.mark.parametrize(("of_trades", "of_books"), [(US, US), (US, NS), (NS, US)])
 def test_late_trades_are_those_after_the_last_two_sided_look_of_their_bucket(
     db: QuestDB, source: Source, of_trades: str, of_books: str

@@ -126,6 +126,18 @@ def test_rows_of_the_future_are_counted_and_not_the_newest(db: QuestDB, settings
     assert "2099" not in {f.name: f.seen for f in findings}["table trades: newest row"]
 
 
+def test_words_that_name_no_aggressor_are_told(db: QuestDB, settings: Settings) -> None:
+    _fill(db, _now())
+    assert {f.name: f.status for f in check(settings)}["table trades: sides"] == "ok"
+    db.execute(
+        "INSERT INTO trades (timestamp, market_id, token_id, side, trade_id, price, size) "
+        "VALUES (now(), 'M', 'M', 'ASK', 'x', 1.0, 1.0)"
+    )
+    db.wait("trades")
+    found = _one(check(settings), "table trades: sides")
+    assert (found.status, found.seen) == ("warning", "'ASK' (1 trades) in the newest day")
+
+
 def test_suspended_table_is_named_with_its_remedy(db: QuestDB, settings: Settings) -> None:
     _fill(db, _now())
     db.execute("ALTER TABLE trades SUSPEND WAL")

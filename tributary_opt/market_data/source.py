@@ -201,7 +201,7 @@ class Source:
         """
         c = self._names("trades")
         p, s, side = self._number("trades", "price"), self._number("trades", "size"), c["side"]
-        buys, sells = f"{side} = 'buy'", f"{side} = 'sell'"
+        buys, sells = _is(side, "buy"), _is(side, "sell")
         t = _microseconds(c["timestamp"], self._type_of("trades", "timestamp"))
         return self._db.query(
             f"SELECT timestamp_floor('{BUCKET_MINUTES}m', {t}) AS bucket, "
@@ -308,7 +308,8 @@ class Source:
             f"WHEN {_above_zero(quoted)} THEN 2 WHEN {_below_zero(quoted)} THEN -2 WHEN t.tick > 0 THEN 1 "
             f"WHEN t.tick < 0 THEN -1 "
         )
-        rule = f"CASE WHEN t.side = 'buy' THEN 3 WHEN t.side = 'sell' THEN -3 {inferred if infer else ''}ELSE 0 END"
+        given = f"WHEN {_is('t.side', 'buy')} THEN 3 WHEN {_is('t.side', 'sell')} THEN -3"
+        rule = f"CASE {given} {inferred if infer else ''}ELSE 0 END"
 
         def total(value: str, *rules: int) -> str:
             return f"sum(CASE WHEN rule IN ({', '.join(map(str, rules))}) THEN {value} ELSE 0.0 END)"
@@ -570,7 +571,10 @@ def _folded(fills: str, looks: str) -> str:
             f"FROM {own} o JOIN pairs ON o.market_id = pairs.market_id) TIMESTAMP(at))"
         )
 
-    side = "CASE WHEN token_id = first THEN side WHEN side = 'buy' THEN 'sell' WHEN side = 'sell' THEN 'buy' END"
+    side = (
+        f"CASE WHEN token_id = first THEN side WHEN {_is('side', 'buy')} THEN 'sell' "
+        f"WHEN {_is('side', 'sell')} THEN 'buy' END"
+    )
     price, mid = (f"CASE WHEN token_id = first THEN {p} ELSE 1 - {p} END" for p in ("price", "mid"))
     return (
         f"own_fills AS ({fills}), own_looks AS ({looks}), "
@@ -598,8 +602,12 @@ def _two_sided(bid: str, ask: str, probability: bool) -> str:
     return f"{_usable(bid)} AND {_has_ask(ask, probability)} AND {_above(bid, ask)} > 0"
 
 
+def _is(side: str, which: str) -> str:
+    return f"{side} IN ({', '.join(quote(word) for word in schema.SIDES[which])})"
+
+
 def _given(side: str) -> str:
-    return f"{side} = 'buy' OR {side} = 'sell'"
+    return f"({_is(side, 'buy')} OR {_is(side, 'sell')})"
 
 
 def _above_zero(ratio: str) -> str:

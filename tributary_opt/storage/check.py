@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -242,6 +243,8 @@ def _source(db: QuestDB, settings: Settings) -> Iterator[Finding]:
             sound = yield from _source_columns(table, shape, rename, setting)
             if sound and name in (schema.TRADES.name, schema.ORDERBOOK_SNAPSHOTS.name):
                 yield from _source_rows(db, table, shape)
+                if table is schema.TRADES:
+                    yield _sides(db, shape, rename["side"])
         elif name == schema.OWN_EXECUTIONS.name:
             yield _ok(f"table {target}", "absent: the impact law rests on literature and tape alone")
         elif name == "markets":
@@ -324,6 +327,23 @@ def _source_rows(db: QuestDB, table: schema.SourceTable, shape: TableShape) -> I
         )
     else:
         yield _ok(f"table {shape.name}: rows of the future", "none")
+
+
+def _sides(db: QuestDB, shape: TableShape, column: str) -> Finding:
+    """Words in the last day's aggressors that name none."""
+    name, side = f"table {shape.name}: sides", identifier(column, shape.columns)
+    stamp, known = identifier(shape.timestamp or "", shape.columns), {"", *itertools.chain(*schema.SIDES.values())}
+    newest = db.rows(f'SELECT {stamp} FROM "{shape.name}" ORDER BY {stamp} DESC LIMIT 1')
+    since = newest[0][0] - timedelta(days=1) if newest else datetime.now(UTC)
+    seen = db.rows(f'SELECT {side}, count() FROM "{shape.name}" WHERE {side} IS NOT NULL AND {stamp} > %s', (since,))
+    strange = {word: n for word, n in seen if word not in known}
+    if not strange:
+        return _ok(name, "all that are given are known")
+    words = ", ".join(f"{word!r} ({n} trades)" for word, n in sorted(strange.items())[:5])
+    remedy = (
+        "write buy and sell, or B and S: any other word is read as no aggressor, and one is inferred from the quotes"
+    )
+    return Finding(name, "warning", f"{words} in the newest day", remedy)
 
 
 def _ok(name: str, seen: str) -> Finding:
