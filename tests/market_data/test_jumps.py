@@ -398,6 +398,30 @@ def test_step_that_comes_back_or_that_no_day_can_be_compared_with_is_no_jump() -
     assert cut_at_jumps(few, WINDOW)["source_jump"].dropna().str.contains("within").sum() == 0
 
 
+@pytest.mark.parametrize(("there", "back"), [(0.001, 1_000.0), (0.1, 0.1), (0.5, 0.5)])
+def test_two_jumps_within_days_do_not_hide_each_other(there: float, back: float) -> None:
+    days = within_day(10, there, 1 / there)
+    later, at = np.arange(20) > 14, np.arange(20) == 14
+    days["open_price"] *= np.where(later, back, 1.0)
+    days["close_price"] *= np.where(later | at, back, 1.0)
+    days.loc[14, ["price_step", "size_step"]] = back, 1 / back
+    names = cut_at_jumps(days, WINDOW)
+    assert names["source_jump"].iloc[0].startswith(f"split within {DAYS[14]}")
+    assert names["day"].iloc[0] == pd.Timestamp(DAYS[15], tz="UTC")
+
+
+@pytest.mark.parametrize("factor", [100.0, 0.01])
+def test_probability_that_goes_from_fractions_to_percent_within_a_day_is_cut_for_both_tokens(factor: float) -> None:
+    days = within_day(12, factor, 1.0).assign(kind="probability", token_id="a", folded_with="b")
+    days[["open_price", "close_price"]] /= 100.0 if factor > 1 else 1.0
+    both = pd.concat([days, days.assign(token_id="b", folded_with="a", open_price=0.5, close_price=0.5)])
+    found = cut_at_jumps(in_order(both, WINDOW), WINDOW)
+    assert found.groupby("token_id")["day"].min().tolist() == [pd.Timestamp(DAYS[13], tz="UTC")] * 2
+    assert found["source_jump"].str.startswith(f"unit_change within {DAYS[12]}").all()
+    news = days.assign(open_price=0.1, close_price=0.5, price_step=5.0)
+    assert cut_at_jumps(in_order(news, WINDOW), WINDOW)["source_jump"].isna().all()
+
+
 @pytest.mark.parametrize("sd", [0.02, 0.2])
 def test_wild_moves_of_a_market_that_has_them_are_no_jump(sd: float) -> None:
     """Two hundred markets with t(3) moves from bar to bar."""

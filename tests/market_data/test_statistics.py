@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import date, timedelta
 from itertools import pairwise
@@ -18,7 +19,7 @@ from tributary_opt.market_data.buckets import zero_rows
 from tributary_opt.market_data.calendars import trading_calendar
 from tributary_opt.market_data.day_scatter import log_sigma_sd
 from tributary_opt.market_data.market_days import Window, in_order
-from tributary_opt.market_data.statistics import window_statistics
+from tributary_opt.market_data.statistics import _listed, window_statistics
 from tributary_opt.market_data.volatility import two_scale_variance
 
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -102,8 +103,26 @@ def test_window_of_a_market_that_was_listed_in_it_begins_with_its_first_row() ->
     assert listed["window_start"] == pd.Timestamp(TUESDAY - timedelta(days=2), tz="UTC")
     for rare in (of(0, 11, 23), of(3, 9, 14), of(0, 1, 2, looks=29)):
         assert (rare["n_days"], rare["adv"]) == (30, 1.0)
+    assert of(0)["n_days"] == 30  # its first night: a day of thirty may be chance
+    assert of(0, 1)["n_days"] == 2
+    withdrawn = [day_row(TUESDAY - timedelta(days=d)) for d in range(29, 3, -1)]  # an id that the source took back
+    again = [day_row(TUESDAY - timedelta(days=d), volume=10.0 + d % 2, n_trades=1) for d in range(3, -1, -1)]
+    after = only(*withdrawn, *again, as_of=TUESDAY, lookback=30)
+    assert (after["n_days"], after["adv"]) == (4, 10.5)
+    assert after["adv_se"] == pytest.approx(np.std([11, 10, 11, 10], ddof=1) / 2, rel=1e-12)
     assert of(*range(28))["n_days"] == 28
     assert of(*range(0, 28, 2))["n_days"] == 30  # every other day: two empty ones are chance
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
+def test_rarely_active_markets_are_taken_for_new_ones_in_less_than_one_case_of_a_hundred(share: float) -> None:
+    active = np.random.default_rng(3).random((2_000, 30)) < share
+    market, day = np.nonzero(active)
+    window = Window.of(TUESDAY, 30, ["24/7"])
+    calendar = np.full(2_000, "24/7", dtype=object)
+    listed = ~np.isnat(_listed(day, np.ones(len(day), dtype=bool), market, calendar, window))
+    assert listed.mean() < 0.012
+    assert (listed & (active.sum(axis=1) == 1)).sum() == 0
 
 
 def test_window_shorter_than_the_data_uses_its_own_days_only() -> None:
@@ -423,7 +442,7 @@ def one_by_one(rows: pd.DataFrame, days: list[date], calendar: str) -> dict[str,
     by_day = {r["day"].date(): r for r in rows.to_dict("records")}
     looked_at = ("n_trades", "n_bad_trades", "n_snapshots")
     active = [i for i, d in enumerate(days) if d in by_day and any(by_day[d][name] for name in looked_at)]
-    if active and (1 - (len(active) + 0.5) / (len(days) - active[0] + 1)) ** active[0] < 0.01:
+    if active and math.comb(len(days) - active[0], len(active)) < 0.01 * math.comb(len(days), len(active)):
         days = days[active[0] :]  # the day on which it was listed
     have = [by_day[d] for d in days if d in by_day]
 
@@ -649,6 +668,16 @@ def test_statistics_of_a_market_do_not_depend_on_the_others_to_the_last_bit() ->
     for market in ("m00", "m07", "m13"):
         alone = window_statistics(in_order(rows[rows["market_id"] == market], window), window)
         assert_same_rows(alone, whole[whole["market_id"] == market].reset_index(drop=True))
+
+
+def test_squares_of_the_flow_are_of_days_that_measured_them() -> None:
+    """Retired days of an older version bring pairs only; a day without a signed trade counts."""
+    knows = {"impact_5m_pairs": 100, "impact_5m_signed": 50, "flow_size_squared": 400.0}
+    old, silent = {"impact_5m_pairs": 100, "impact_5m_signed": 50}, {"impact_5m_pairs": 100}
+    for days, expected in (((knows, knows), 4.0), ((old, knows), 4.0), ((silent, knows), 2.0)):
+        rows = [day_row(MONDAY + timedelta(days=i), n_trades=1, **of) for i, of in enumerate(days)]
+        assert only(*rows, as_of=TUESDAY, lookback=2)["bucket_size_squared"] == expected
+    assert np.isnan(only(day_row(TUESDAY, n_trades=1, **old), as_of=TUESDAY, lookback=2)["bucket_size_squared"])
 
 
 def test_newest_row_is_told_in_trading_days() -> None:

@@ -82,45 +82,55 @@ def _cut_within_days(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of each market after the newest day within which its units changed. That day itself is in both: where there
     is no later one it stays alone, under the name `schema.MIXED`, for calibration to refuse."""
     step, size = (np.log(rows[name].to_numpy(dtype=float)) for name in ("price_step", "size_step"))
-    priced = (rows["kind"] != "probability").to_numpy()  # which jumps with its news
-    maybe = np.flatnonzero(priced & (np.abs(step) > np.log(SPLIT_FROM)))
+    series, token = _series(rows), rows["token_id"].to_numpy(dtype=object)
+    other = rows["folded_with"].fillna("").to_numpy(dtype=object)
+    first_token = ~((other != "") & (other < token)).astype(bool)
+    large = np.abs(step) > np.log(SPLIT_FROM)
+    maybe = np.flatnonzero(first_token & large)  # the step of a pair is the first token's
     if not len(maybe):
         return rows
-    moved = np.log((rows["close_price"] / rows["open_price"]).to_numpy(dtype=float))
-    ids = rows.groupby(["market_id", "token_id"], sort=False).ngroup().to_numpy()
+    moved = np.log(rows["close_price"].to_numpy(dtype=float) / rows["open_price"].to_numpy(dtype=float))
     drop = np.zeros(len(rows), dtype=bool)
     for i in maybe:  # rare by their nature
-        first, last = np.searchsorted(ids, ids[i]), np.searchsorted(ids, ids[i], side="right")
-        others = np.delete(moved[first:last], i - first)
-        name = _name_within(step[i], size[i], moved[i], others[np.isfinite(others)])
+        ours = series == series[i]
+        # A day with such a step of its own is no measure of what the others do.
+        quiet = moved[ours & first_token & ~large & np.isfinite(moved)]
+        name = _name_within(rows.iloc[i], step[i], size[i], moved[i], quiet)
         if name is None:
             continue
-        later = rows.iloc[i + 1 : last]
+        day = rows["day"].iloc[i]
+        later = rows[ours & (rows["day"] > day).to_numpy()]
         mixed = not (later["n_trades"] > 0).any()
         words = f"{schema.MIXED}: {name}" if mixed else name
         words += (
-            f" within {rows['day'].iloc[i]:%Y-%m-%d}, at {rows['step_at'].iloc[i]:%H:%M} UTC: price "
-            f"x{np.exp(step[i]):.4g}, trade size x{np.exp(size[i]):.4g}"
+            f" within {day:%Y-%m-%d}, at {rows['step_at'].iloc[i]:%H:%M} UTC: price x{np.exp(step[i]):.4g}, trade size "
+            f"x{np.exp(size[i]):.4g}"
         )
-        drop[first : i if mixed else i + 1] = True
-        rows.loc[rows.index[first:last], "source_jump"] = words
-        rows.loc[rows.index[first:last], "jump_day"] = rows["day"].iloc[i] if mixed else later["day"].iloc[0]
+        drop |= ours & ((rows["day"] < day) if mixed else (rows["day"] <= day)).to_numpy()
+        rows.loc[ours, "source_jump"] = words
+        rows.loc[ours, "jump_day"] = day if mixed else later["day"].min()
     return rows[~drop].reset_index(drop=True)
 
 
-def _name_within(step: float, size: float, moved: float, others: np.ndarray) -> str | None:
+def _name_within(row: pd.Series, step: float, size: float, moved: float, quiet: np.ndarray) -> str | None:
     """What a step of the price from bar to bar is; None for what a market does by itself. All are logarithms.
 
-    A new unit stays until the close, which a typing error does not, and is a step no day of the market is like.
+    A new unit stays until the close, which a typing error does not, and is a step no quiet day of the market is like.
     """
-    if abs(moved - step) > 0.3 * abs(step) or len(others) < MIN_DAYS:
+    if abs(moved - step) > 0.3 * abs(step):
         return None
-    daily = np.sqrt(np.mean(others**2))
     decades = abs(step) / np.log(10.0)
-    if round(decades) >= 1 and abs(decades - round(decades)) < 0.05 and abs(step) > GAP_SIGMAS / 2 * daily:
-        return "split" if abs(size + step) < 0.3 * abs(step) else "unit_change"
-    if abs(step) > GAP_SIGMAS / 2 * daily and abs(size + step) < 0.5 * abs(step):
-        return "split"
+    whole = round(decades) >= 1 and abs(decades - round(decades)) < 0.05
+    if row["kind"] == "probability":  # it jumps with its news, but not from a fraction to percent
+        return "unit_change" if whole and (row["open_price"] > 1) != (row["close_price"] > 1) else None
+    if len(quiet) < MIN_DAYS:
+        return None
+    daily = np.sqrt(np.mean(quiet**2))
+    if abs(step) > GAP_SIGMAS / 2 * daily:
+        if whole:
+            return "split" if abs(size + step) < 0.3 * abs(step) else "unit_change"
+        if abs(size + step) < 0.5 * abs(step):
+            return "split"
     return "price_gap" if abs(step) > GAP_SIGMAS * daily else None
 
 

@@ -117,11 +117,16 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
     days, days_squared = (_weight_from(since, calendar, window, half_life_days, power) for power in (1, 2))
     adv = decayed("volume") / np.where(days > 0, days, 1.0)
     # Days without a row are days without a trade: they count in the variance as in the mean.
-    spread_of_days = _sums(group, (weights * (volume - adv[group])) ** 2, len(first))
-    spread_of_days += np.maximum(days_squared - _sums(group, weights**2, len(first)), 0.0) * adv**2
+    counted = np.where(_plain(rows["day"]) < since[group], 0.0, weights)  # rows of nothing before a listing
+    spread_of_days = _sums(group, (counted * (volume - adv[group])) ** 2, len(first))
+    spread_of_days += np.maximum(days_squared - _sums(group, counted**2, len(first)), 0.0) * adv**2
     # Volume and variance are those of a mean day, not of the newest one, which may have ended at noon.
     hours = (rows["session_end"] - rows["session_start"]).dt.total_seconds().to_numpy(dtype=float) / 3600.0
-    day_hours = _sums(group, weights * hours, len(first)) / _sums(group, weights, len(first))
+    known = weights * (hours > 0)  # a day without a session has none
+    with np.errstate(invalid="ignore"):
+        day_hours = _sums(group, known * np.nan_to_num(hours), len(first)) / _sums(group, known, len(first))
+    # Of days that an older version measured, whose ticks have retired, the squares are not known.
+    squared = (rows["flow_size_squared"].gt(0) | rows["impact_5m_signed"].eq(0)).to_numpy()
     n_snapshots, n_two_sided = total("n_snapshots"), total("n_two_sided")
     of_mids, overnight = _mid_paths(rows, group, len(first), place)
     noisy = pd.Series(rows["kind"].to_numpy(dtype=object)[last]).map(NOISY).fillna(NOISY["price"]).to_numpy(dtype=float)
@@ -249,7 +254,8 @@ def window_statistics(rows: pd.DataFrame, window: Window, half_life_days: float 
                 "sigma_rogers_satchell": of_ranges("rogers_satchell_variance"),
                 "sigma_close_to_close": by_bars.value,
                 **_walk_columns(total),
-                "bucket_size_squared": decayed("flow_size_squared") / decayed("impact_5m_pairs"),
+                "bucket_size_squared": decayed("flow_size_squared")
+                / _sums(group, weights * squared * rows["impact_5m_pairs"].to_numpy(dtype=float), len(first)),
                 "compared_size": total("compared_size_squared") / total("compared_volume"),
                 "trades_per_bar": n_trades / n_bars,
                 "overnight_sd": overnight,
@@ -616,16 +622,17 @@ def _listed(place: np.ndarray, seen: np.ndarray, group: np.ndarray, calendar: np
     """The first day with a row, where the days before it were too many for a market that is only rarely active; NaT
     for all others.
 
-    A market that is seen on a share d of its days, so Laplace's (seen + ½)/(days + 1), has k empty days at the
-    beginning with a chance of (1 - d)^k.
+    Of S days with a row among N, all lie in the last M by a chance of C(M, S) / C(N, S). One day alone is no listing.
     """
     n = len(calendar)
     length = _of_calendar(calendar, lambda code: len(window.days.get(code, ())), "int64")
     first = np.full(n, np.iinfo(np.int64).max)
     np.minimum.at(first, group[seen], place[seen])
     first = np.minimum(first, length)  # never seen: the whole window is empty
-    active = (np.bincount(group, weights=seen, minlength=n) + 0.5) / (length - first + 1)
-    listed = (first < length) & ((1.0 - active) ** first < LISTED_CHANCE)
+    active = np.bincount(group, weights=seen, minlength=n).astype(np.int64)
+    ways = np.append(0.0, np.cumsum(np.log(np.arange(1, max(length.max(initial=0), 1) + 1))))  # of factorials
+    chance = ways[length - first] - ways[length - first - active] - ways[length] + ways[length - active]
+    listed = (first < length) & (chance < np.log(LISTED_CHANCE))
     out = np.full(n, np.datetime64("NaT"), dtype="datetime64[us]")
     for code, of_calendar in window.days.items():
         mine = listed & (calendar == code)
