@@ -23,6 +23,7 @@ from tributary_opt.market_data.market_days import Window
 from tributary_opt.market_data.noise import NOISY
 from tributary_opt.market_data.source import BUCKET_MINUTES
 from tributary_opt.market_data.spread import root
+from tributary_opt.market_data.volatility import most_too_much
 
 MIN_WALK_SHARE = 0.9
 """Share of the looks with depth that must hold the walked order for its mean cost to be one. [-]"""
@@ -366,7 +367,7 @@ class _Noise:
     taken: np.ndarray
     """How far the slower estimates stand for the faster one: 0 not at all, 1 alone. [-]"""
     share: np.ndarray
-    """Of the variance, taken off. [-]"""
+    """Of the variance, taken off; 0 where no variance was left. [-]"""
     log_sd: np.ndarray
     """What is open about it, in the logarithm of σ. [-]"""
 
@@ -434,7 +435,7 @@ def _less_noise(
     paths: _Paths, rows: pd.DataFrame, what: str, weights: np.ndarray, noisy: np.ndarray, group: np.ndarray
 ) -> tuple[_Paths, _Noise]:
     """The paths with what slower scales call noise taken off: first noise from price to price, then what persists."""
-    of, steps = noise.Paths(paths.variance, paths.error), []
+    of, steps, less = noise.Paths(paths.variance, paths.error), [], np.zeros(len(noisy))
     n_moves = rows[_MOVES[what]].to_numpy(dtype=float)
     # A slow error of 0 is that of a row of an older version, which knows of no slower scale.
     there = (paths.covered > 0) & (n_moves > 0) & (rows[_SCALES[what][-1][1][0]].to_numpy(dtype=float) > 0)
@@ -451,14 +452,19 @@ def _less_noise(
             before[1] = before[1] * uneven
         # What the path has beside the day's own moves, the one over midnight, stays as it is.
         slower = noise.Paths(*(np.where(there, a - b + c, a) for a, b, c in zip(of, before, behind, strict=True)))
-        found = noise.less_noise(of, slower, there, weights, noisy, group)
-        # Only noise that is there can persist.
+        last = slow is _SCALES[what][-1]
+        found = noise.less_noise(of, slower, there, weights, noisy, group, less, last=last)
+        # Only noise that is there can persist, or alternate so that too much of it was taken off.
+        too_much = weights * (of.variance - found.paths.variance) * most_too_much(n_moves)
+        less = _sums(group, too_much, len(noisy))
         of, noisy = found.paths, found.noisy * PERSISTS
         steps.append(found)
+    raw, left = (_sums(group, weights * of_days, len(noisy)) for of_days in (paths.variance, of.variance))
+    known, undecided = left > 0, np.sum([step.undecided for step in steps], axis=0)
     return _Paths(of.variance, of.error, paths.covered), _Noise(
         taken=np.max([step.taken for step in steps], axis=0),
-        share=1.0 - np.prod([1.0 - step.noise for step in steps], axis=0),
-        log_sd=np.sqrt(np.sum([step.undecided for step in steps], axis=0)) / 2.0,
+        share=np.where(known, 1.0 - left / np.where(known, raw, 1.0), 0.0),
+        log_sd=np.sqrt(undecided) / np.where(known, left, np.inf) / 2.0,
     )
 
 

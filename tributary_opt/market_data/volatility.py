@@ -198,10 +198,12 @@ def two_scale_variance(prices: ArrayLike, slower: int = 1) -> TwoScale:
     (RV^(K) - c RV^(J)) / (1 - c), RV^(K) the sum of squared moves over all windows of K moves, divided by K, and c =
     J (n + K - 1) / (K (n + J - 1)). Windows that hang over an end count with the part that is there: without them the
     moves at both ends count for less than the others, and σ of a day that is liveliest there reads 5 % low. K is
-    n^(2/3)/3, at least 2, times `slower`; J is 1, or K/3 where `slower` is above 1. Missing prices (NaN) are left out:
-    the clock is that of the prices that are there. Unbiased, however variance is spread over the path, with noise that
-    is independent J prices apart: noise that persists longer, as signs of trades do, makes it read high. Without noise
-    its variance is K/1.5 times that of realised variance, and (1 + 2J/K) times as much again.
+    n^(2/3)/3, at least 2, times `slower`; J is 1, or where `slower` is above 1 the even number next to K/3: prices that
+    alternate are alike J apart as they are K apart, so that nothing of them is taken off that is not there. Missing
+    prices (NaN) are left out: the clock is that of the prices that are there. Unbiased, however variance is spread over
+    the path, with noise that is independent J prices apart: noise that persists longer, as signs of trades do, makes it
+    read high, noise that alternates from price to price low. Without noise its variance is K/1.5 times that of realised
+    variance, and (1 + 2J/K) times as much again.
 
     `error` is that of constant variance: (4/3)(1 + 2J/K)(K/n) V² + (8 e V/K + 8 e² n/K²) / (1 - c)², e = (RV - V) / 2n.
 
@@ -214,8 +216,8 @@ def two_scale_variance(prices: ArrayLike, slower: int = 1) -> TwoScale:
     n = np.sum(np.isfinite(p), axis=-1) - 1
     enough = n >= MIN_TWO_SCALE_MOVES
     m = np.where(enough, n, MIN_TWO_SCALE_MOVES)
-    k = slower * np.maximum(np.rint(m ** (2.0 / 3.0) / 3.0).astype(np.int64), 2)
-    j = k // 3 if slower > 1 else np.ones_like(k)
+    k = slower * _slow_windows(m)
+    j = 2 * np.maximum(np.rint(k / 6.0).astype(np.int64), 1) if slower > 1 else np.ones_like(k)
     c = j * (m + k - 1) / (k * (m + j - 1))
     fast = np.sum(_moves(p) ** 2, axis=-1)
     variance = (_of_windows(p, n, k) - c * (_of_windows(p, n, j) if slower > 1 else fast)) / (1.0 - c)
@@ -230,6 +232,20 @@ def two_scale_variance(prices: ArrayLike, slower: int = 1) -> TwoScale:
         noise=np.where(enough, noise, nothing),
         n=np.where(enough, n, 0).astype(np.int64),
     )
+
+
+def most_too_much(n: ArrayLike) -> Floats:
+    """How much more than the noise two scales may take off n moves, over what they take off: 1 / (K - 1).
+
+    With γ(i) the covariance of noise i prices apart, realised variance has 2n (γ(0) - γ(1)) of it, and the two scales
+    take off 2n (γ(K) - γ(1)) / (K - 1) too much: most where prices alternate and K is even.
+    """
+    return np.asarray(1.0 / (_slow_windows(np.asarray(n, dtype=float)) - 1.0))
+
+
+def _slow_windows(n: Floats | NDArray[np.int64]) -> NDArray[np.int64]:
+    """K of `two_scale_variance`. [moves]"""
+    return np.maximum(np.rint(n ** (2.0 / 3.0) / 3.0).astype(np.int64), 2)
 
 
 def _of_windows(dense: Floats, n: NDArray[np.int64], k: NDArray[np.int64]) -> Floats:
