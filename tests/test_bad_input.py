@@ -170,7 +170,7 @@ def load_everything(db: QuestDB, *, varchar: bool) -> None:
             add("orderbook_snapshots", {**look, "best_bid": bid, "best_ask": ask})
     t, b = sound("no side", sides=(None, None))
     trades, books = trades + t, books + b
-    t, b = sound("strange side", sides=("BOUGHT", "SELL"))
+    t, b = sound("strange side", sides=("BOUGHT", "SOLD"))
     trades, books = trades + t, books + b
     t, b = sound("no token", token_id=None)
     trades, books = trades + t, books + b

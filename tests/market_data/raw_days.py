@@ -235,7 +235,7 @@ def _noisy(t: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, *, with_book
         k = max(round(n ** (2 / 3) / 3), 2)
         fast = (np.diff(price) ** 2).sum()
         variance, error = two_scales(price, k, 1)
-        out["slow_scale_variance"], out["slow_scale_error"] = two_scales(price, 2 * k, 2 * k // 3)
+        out["slow_scale_variance"], out["slow_scale_error"] = two_scales(price, 2 * k, 2 * max(round(k / 3), 1))
         out |= {"two_scale_variance": variance, "two_scale_error": error, "noise_variance": fast / 2 / n}
         out["n_two_scale"] = n
     if not with_book and len(bars) >= 3 and len(t) >= 2 * len(bars):
@@ -274,7 +274,7 @@ def two_scales_of_mids(mid: pd.Series, mids: pd.Series) -> dict[str, Any]:
     out: dict[str, Any] = dict.fromkeys(names, 0.0) | {"n_two_scale_mid": 0}
     if n >= 8:
         k = max(round(n ** (2 / 3) / 3), 2)
-        numbers = (*two_scales(price, k, 1), *two_scales(price, 2 * k, 2 * k // 3))
+        numbers = (*two_scales(price, k, 1), *two_scales(price, 2 * k, 2 * max(round(k / 3), 1)))
         out = dict(zip(names, numbers, strict=True)) | {"n_two_scale_mid": n}
     return out
 
