@@ -7,10 +7,10 @@ Floor of a night: its aggregation queries asked by hand, one Sender request with
 same Parquet written once and fsynced. The flow is timed with a Prefect server up, less an empty flow with as many
 tasks. Each repeat is a new run (its settings differ in a figure that changes no row): nothing is known beforehand.
 
-Five repeats on two idle cores with AVX-512, medians: flow 35.2 s, empty flow 1.1 s, floor 23.4 s (queries 17.0,
-requests 4.4, read back 1.3, Parquet 0.7), ratio 1.46 (1.39 to 1.51); peak memory of the flow's process 1.29 GiB. On
-cores without it, one repeat: flow 71.6 s, floor 48.3 s, ratio 1.46. With 30 days behind it a night read one day, in
-1.09 of the time of the first, and took 1.15 of the first night.
+One repeat on two idle cores with AVX-512: flow 65.3 s, empty flow 1.1 s, floor 47.5 s (queries 40.1, requests 5.2, read
+back 1.5, Parquet 0.7), ratio 1.35; peak memory of the flow's process 1.34 GiB. With 2,000 markets 23.2 s, 1.42; 18.4 s,
+1.43 before flow was held from look to look and pairs were folded in the server. With 30 days behind it a night read one
+day, in 1.09 of the time of the first, and took 1.15 of the first night (measured before that).
 """
 
 from __future__ import annotations
