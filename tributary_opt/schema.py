@@ -506,7 +506,7 @@ PARAMETERS: Final = Table(
         _time("last_snapshot_at", "newest look at the book"),
         _double("adv", "contracts/day", "average daily volume over n_days"),
         _double("adv_se", "contracts/day", "its standard error, from day to day; null below two days"),
-        _double("price", "price", "arrival price: the newest two-sided mid, else the newest trade's price"),
+        _double("price", "price", "arrival price: the newest two-sided mid or trade's price, as price_source says"),
         _symbol("price_source", "mid | last_trade, where there is no mid or the newest trade is an hour newer"),
         _double("last_trade_price", "price", "newest trade's price"),
         _double("spread", "price", "the spread the parameters use"),
